@@ -1,0 +1,1 @@
+"""Speed, memory and quality figures; each script prints a table and writes JSON."""

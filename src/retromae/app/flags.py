@@ -1,0 +1,84 @@
+"""Settings dataclasses as command-line flags, and errors as one sentence."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, Optional
+
+import typer
+from rich.console import Console
+
+from retromae.core.config import Option
+from retromae.core.errors import UserError
+
+errors = Console(stderr=True)
+_BUNDLED = (Path(__file__).parents[1] / "recipes", Path(__file__).parents[3] / "recipes")
+
+
+def with_flags(panels: Mapping[str, Iterable[Option]]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command one flag per option, on top of its own parameters.
+
+    The command takes them in `flags: dict[str, Any]`, which holds what was given and nothing else: what was not
+    given must not override a settings file.
+    """
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "flags"]
+        taken = {p.name for p in own}
+        added = [
+            _parameter(option, panel)
+            for panel, options in panels.items()
+            for option in options
+            if option.name not in taken and not taken.add(option.name)  # type: ignore[func-returns-value]
+        ]
+
+        def call(**values: Any) -> Any:
+            mine = {p.name: values[p.name] for p in own}
+            given = {p.name: v for p in added if (v := values[p.name]) is not None and v != []}
+            return command(**mine, flags=given)
+
+        keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in [*own, *added]]
+        call.__signature__ = inspect.Signature(keyword)  # type: ignore[attr-defined]
+        call.__annotations__ = {p.name: p.annotation for p in keyword}
+        call.__doc__ = command.__doc__
+        call.__name__ = command.__name__
+        return call
+
+    return decorate
+
+
+def _parameter(option: Option, panel: str) -> inspect.Parameter:
+    name = f"--{option.name}/--no_{option.name}" if option.kind is bool else f"--{option.name}"
+    text = option.help
+    if option.choices:
+        text += f" [{'|'.join(option.choices)}]"
+    if option.default not in (None, "", []):
+        text += f" (default: {option.default})"
+    # Values are checked by core.config, for flags and files alike, so choices and ranges are not typer's business.
+    kind: Any = list[str] if option.many else option.kind
+    annotation = Annotated[Optional[kind], typer.Option(name, help=text, rich_help_panel=panel, show_default=False)]  # noqa: UP045
+    return inspect.Parameter(
+        option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+    )
+
+
+def find_recipe(name: str) -> Path:
+    """A settings file by path, or one of the recipes that come with the package by name."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    for folder in _BUNDLED:
+        for candidate in (folder / path.name, folder / f"{path.name}.yaml"):
+            if candidate.is_file():
+                return candidate
+    known = sorted({p.stem for folder in _BUNDLED for p in folder.glob("*.yaml")})
+    raise UserError(f"There is no settings file '{name}'; recipes that come with retromae: {', '.join(known)}.")
+
+
+def fail(error: UserError) -> NoReturn:
+    """One sentence, exit code 2."""
+    errors.print(f"[red]Error:[/red] {str(error)}", highlight=False, markup=True, soft_wrap=True)
+    sys.exit(2)

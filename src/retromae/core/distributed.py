@@ -1,0 +1,57 @@
+"""What a process needs to know of the others. Works alike with and without torch.distributed."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def active() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    """This process's number; before the process group starts, what torchrun says."""
+    return dist.get_rank() if active() else int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    return dist.get_world_size() if active() else int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def writes() -> bool:
+    """Is this the one process that writes files and prints?"""
+    return rank() == 0
+
+
+def barrier() -> None:
+    if active():
+        dist.barrier()
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """The element-wise sum over all processes (no gradient); `values` itself is left alone."""
+    if not active() or world_size() == 1:
+        return values
+    total = values.clone()
+    dist.all_reduce(total)
+    return total
+
+
+@cache
+def _host_group() -> dist.ProcessGroup:
+    """A group of its own over the network, so that small decisions never wait for an accelerator's queue."""
+    return dist.new_group(backend="gloo")
+
+
+def any_rank(flag: bool) -> bool:
+    """True on every process when it is true on one: for decisions that all must take alike."""
+    if not active() or world_size() == 1:
+        return flag
+    value = torch.tensor(float(flag))
+    dist.all_reduce(value, group=_host_group())
+    return bool(value.item() > 0)

@@ -1,0 +1,203 @@
+"""What every pre-training objective is: one file, one settings dataclass, one module.
+
+An objective sees a `Batch` of token rows, draws its masks from it (a pure function, see `core.draws`), and returns
+its loss in named parts. Means are taken over a whole optimiser step, not over a batch: the trainer adds up the
+`counts` of all micro-batches on all ranks and hands them back as `totals`; what `forward` returns are this batch's
+contributions, which add up to the step's mean. So neither accumulation nor the number of processes changes the loss.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from retromae.core.draws import Stream, at_positions, below, choose_words, row_keys
+from retromae.models.backbone import Backbone
+from retromae.models.losses import Backend, vocabulary_cross_entropy, vocabulary_scores
+
+
+@dataclass
+class Batch:
+    """Token rows with their special tokens, padded to one length."""
+
+    token_ids: Tensor  # (B, L) int64: [CLS] x1 … xN [SEP] [PAD] …
+    attention_mask: Tensor  # (B, L) int64: 1 for tokens, 0 for padding
+    row_ids: Tensor  # (B,) int64: which row of the data; masks depend on it
+    epochs: Tensor  # (B,) int64: which pass over the data; masks depend on it
+    progress: float = 0.0  # how much of the training is done, in [0, 1]; for schedules
+
+    def to(self, device: torch.device | str) -> Batch:
+        moved = {
+            f.name: value.to(device, non_blocking=True)
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return replace(self, **moved)
+
+    @property
+    def tokens(self) -> int:
+        return self.token_ids.numel()
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What an objective needs to know of the tokenizer."""
+
+    mask_id: int
+    word_starts: Tensor  # (V,) bool: the id begins a word
+    ordinary: Tensor  # (V,) bool: the id is no special token
+
+
+class Drawn(NamedTuple):
+    """An objective's random choices for one batch, and how many items each named part will count."""
+
+    tensors: dict[str, Tensor]
+    counts: dict[str, Tensor]  # part → number of items, 0-dim float32
+
+
+class Labelled(NamedTuple):
+    """The rows of one part that have a label: decoded states and the words they should predict."""
+
+    name: str
+    hidden: Tensor  # (n, d), before the vocabulary head's transform
+    targets: Tensor  # (n,) int64
+
+
+class Objective(nn.Module, ABC):
+    """Base of all objectives. A subclass gives `Config`, `draw`, `labelled` or `forward`, and its own parts."""
+
+    Config: ClassVar[type]
+    paper: ClassVar[str] = ""
+
+    def __init__(self, backbone: Backbone, config: Any, vocabulary: Vocabulary, seed: int = 0) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.config = config
+        self.seed = seed
+        self.mask_id = vocabulary.mask_id
+        self.loss_backend: Backend = "chunked"
+        self.register_buffer("word_starts", vocabulary.word_starts, persistent=False)
+        self.register_buffer("ordinary", vocabulary.ordinary, persistent=False)
+        self.register_buffer("ordinary_ids", vocabulary.ordinary.nonzero()[:, 0], persistent=False)
+
+    @abstractmethod
+    def draw(self, batch: Batch) -> Drawn:
+        """All random choices of this batch, as a pure function of (seed, epoch, row, position)."""
+
+    @abstractmethod
+    def forward(
+        self, batch: Batch, drawn: Drawn | None = None, totals: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """{"loss": scalar, part: its contribution to the step's mean, without gradient, …}.
+
+        `totals` are the counts of the whole step; left out, the batch stands for itself.
+        """
+
+    def heads(self) -> dict[str, nn.Module]:
+        """The parts besides the backbone that a checkpoint must keep so that training can go on."""
+        return {}
+
+    @torch.no_grad()
+    def measure(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+        """For watching: name → (sum, count) over this batch, to be added up over batches and divided."""
+        drawn = self.draw(batch)
+        parts = self(batch, drawn)
+        return {
+            f"{name}_loss": (value * drawn.counts[name], drawn.counts[name])
+            for name, value in parts.items()
+            if name in drawn.counts
+        }
+
+    # -- shared pieces ---------------------------------------------------------------------------------------
+
+    def is_ordinary(self, batch: Batch) -> Tensor:
+        """(B, L) bool: a token of the text: neither special nor padding."""
+        ordinary: Tensor = self.ordinary  # type: ignore[assignment]
+        return ordinary[batch.token_ids] & batch.attention_mask.bool()
+
+    def words(self, batch: Batch) -> Tensor:
+        """(B, L) int64: the number of the word that a token belongs to, counted from 0 in its row; else −1."""
+        inside = self.is_ordinary(batch)
+        starts: Tensor = self.word_starts  # type: ignore[assignment]
+        begins = inside & starts[batch.token_ids]
+        begins[:, 1:] |= inside[:, 1:] & ~inside[:, :-1]  # after a special token a word begins in any case
+        begins[:, 0] |= inside[:, 0]
+        return (begins.cumsum(dim=1) - 1).masked_fill(~inside, -1)
+
+    def mask_words(self, batch: Batch, share: float, *, decoder: bool = False) -> tuple[Tensor, Tensor]:
+        """Mask `share` of the words of every row, whole words at a time.
+
+        Returns the masked token ids (B, L) and which positions are labelled (B, L) bool. Of the labelled tokens
+        80 % become [MASK], 10 % a random ordinary token, 10 % stay. Encoder and decoder draw independently.
+        """
+        streams = _DECODER_STREAMS if decoder else _ENCODER_STREAMS
+        which, count, kind, token = (
+            row_keys(self.seed, stream, batch.epochs, batch.row_ids) for stream in streams
+        )
+        length = batch.token_ids.shape[1]
+        labelled = choose_words(
+            self.words(batch), share, at_positions(which, length), at_positions(count, 1)[:, 0]
+        )
+        kinds = at_positions(kind, length)
+        masked = labelled & below(kinds, 0.8)
+        random = labelled & below(kinds, 0.9) & ~masked
+        ids: Tensor = self.ordinary_ids  # type: ignore[assignment]
+        substitutes = ids[at_positions(token, length).to(torch.int64).remainder(ids.shape[0])]
+        token_ids = batch.token_ids.masked_fill(masked, self.mask_id)
+        return torch.where(random, substitutes, token_ids), labelled
+
+    def vocabulary_losses(
+        self, parts: list[Labelled], totals: Mapping[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The parts' cross-entropies in one pass through the vocabulary head: their sum, and each by name."""
+        hidden = self.backbone.head_transform(torch.cat([part.hidden for part in parts]))
+        scales = torch.stack([1.0 / totals[part.name].clamp(min=1) for part in parts])
+        loss, sums = vocabulary_cross_entropy(
+            hidden,
+            self.backbone.head_weight,
+            self.backbone.head_bias,
+            torch.cat([part.targets for part in parts]),
+            [part.targets.shape[0] for part in parts],
+            scales,
+            backend=self.loss_backend,
+        )
+        return loss, {part.name: value for part, value in zip(parts, (sums * scales).detach())}
+
+    def vocabulary_measures(self, parts: list[Labelled]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Loss and accuracy of every part, as (sum, count)."""
+        measures: dict[str, tuple[Tensor, Tensor]] = {}
+        for part in parts:
+            nll, hits = vocabulary_scores(
+                self.backbone.head_transform(part.hidden),
+                self.backbone.head_weight,
+                self.backbone.head_bias,
+                part.targets,
+            )
+            count = torch.tensor(float(part.targets.shape[0]), device=nll.device)
+            measures[f"{part.name}_loss"] = (nll.sum(), count)
+            measures[f"{part.name}_accuracy"] = (hits.sum(), count)
+        return measures
+
+
+_ENCODER_STREAMS = (
+    Stream.ENCODER_WORDS,
+    Stream.ENCODER_COUNT,
+    Stream.ENCODER_KIND,
+    Stream.ENCODER_TOKEN,
+)
+_DECODER_STREAMS = (
+    Stream.DECODER_WORDS,
+    Stream.DECODER_COUNT,
+    Stream.DECODER_KIND,
+    Stream.DECODER_TOKEN,
+)
+
+
+def count(flags: Tensor) -> Tensor:
+    """How many are true, as a 0-dim float32 tensor that stays on its device."""
+    return flags.sum().to(torch.float32)

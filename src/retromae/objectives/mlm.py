@@ -1,0 +1,50 @@
+"""Masked language modelling: the control. Same rows, same steps, no sentence embedding is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from retromae.core.config import setting
+from retromae.objectives.base import Batch, Drawn, Labelled, Objective, count
+
+
+@dataclass
+class Config:
+    encoder_mlm_probability: float = setting(0.15, "share of the words that the encoder must guess")
+
+
+class MaskedLanguageModel(Objective):
+    """Cross-entropy of the masked tokens (Devlin et al., 2019), whole words at a time.
+
+        L = mean over masked x_i of CE(x_i | Φ_enc(X̃))
+
+    Rows: any text. Parts: `encoder`.
+    """
+
+    Config = Config
+    paper = "BERT: Pre-training of Deep Bidirectional Transformers (2019)"
+    config: Config
+
+    def draw(self, batch: Batch) -> Drawn:
+        token_ids, labelled = self.mask_words(batch, self.config.encoder_mlm_probability)
+        return Drawn({"token_ids": token_ids, "labelled": labelled}, {"encoder": count(labelled)})
+
+    def forward(
+        self, batch: Batch, drawn: Drawn | None = None, totals: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        drawn = drawn or self.draw(batch)
+        loss, parts = self.vocabulary_losses([self._labelled(batch, drawn)], totals or drawn.counts)
+        return {"loss": loss, **parts}
+
+    @torch.no_grad()
+    def measure(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+        return self.vocabulary_measures([self._labelled(batch, self.draw(batch))])
+
+    def _labelled(self, batch: Batch, drawn: Drawn) -> Labelled:
+        hidden = self.backbone.encode(drawn.tensors["token_ids"], batch.attention_mask)
+        labelled = drawn.tensors["labelled"]
+        return Labelled("encoder", hidden[labelled], batch.token_ids[labelled])

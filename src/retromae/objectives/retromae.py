@@ -1,0 +1,152 @@
+"""RetroMAE: a full encoder, a one-layer decoder, and one vector between them (Xiao et al., 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from retromae.core.config import setting
+from retromae.core.draws import Stream, at_pairs, below, row_keys
+from retromae.core.errors import UserError
+from retromae.models.backbone import Backbone
+from retromae.models.decoders import BasicDecoder, EnhancedDecoder
+from retromae.objectives.base import Batch, Drawn, Labelled, Objective, Vocabulary, count
+
+
+@dataclass
+class Config:
+    encoder_mlm_probability: float = setting(0.3, "share of the words hidden from the encoder")
+    decoder_mlm_probability: float = setting(0.5, "share of the other tokens hidden from a decoder row")
+    decoder: Literal["enhanced", "basic"] = setting(
+        "enhanced", "enhanced: every token is rebuilt from its own context (Eq. 4-7); basic: masked tokens (Eq. 2-3)"
+    )
+    decoder_layers: int = setting(1, "layers of the basic decoder (1 to 3); the enhanced one has one by design")
+    decoder_embedding_norm: Literal["none", "context"] = setting(
+        "none", "none: Eq. 4 as written; context: LayerNorm on the decoder's keys and values, as the released code"
+    )
+    hide_schedule: float = setting(
+        0.0,
+        "share of the training during which the hidden part falls from everything to decoder_mlm_probability; "
+        "0.3 helps [CLS] to carry something early on, above all from scratch",
+    )
+
+
+class Encoded(NamedTuple):
+    """One pass through the encoder and the decoder, before any loss."""
+
+    hidden: Tensor  # (B, L, d) encoder states of the masked passage; position 0 is the sentence vector
+    parts: list[Labelled]  # encoder, decoder
+
+
+class RetroMAE(Objective):
+    """The sentence vector of a masked passage, and a weak decoder that must rebuild the passage from it.
+
+        h      = Φ_enc(X̃_enc)[CLS]                                   30 % of the words masked
+        H1     = [h + p_0, …, h + p_N],  H2 = [h, e_1 + p_1, …]       Eq. 4
+        A      = attention(H1 W^Q, H2 W^K, H2 W^V, M)                 Eq. 5, M_ij visible for a random sample of
+                                                                      j ≠ i drawn for every row i, and j = 0
+        L      = CE of the masked words (encoder) + CE of every ordinary word (decoder, Eq. 6)
+
+    The decoder shares word and position embeddings and the vocabulary head with the encoder; its layer is fresh.
+    Rows: any text. Parts: `encoder`, `decoder`.
+    """
+
+    Config = Config
+    paper = "RetroMAE: Pre-Training Retrieval-oriented Language Models Via Masked Auto-Encoder (2022)"
+    config: Config
+
+    def __init__(self, backbone: Backbone, config: Config, vocabulary: Vocabulary, seed: int = 0) -> None:
+        super().__init__(backbone, config, vocabulary, seed)
+        self.enhanced = config.decoder == "enhanced"
+        if self.enhanced and config.decoder_layers != 1:
+            raise UserError(
+                f"decoder_layers is {config.decoder_layers}, but enhanced decoding has one layer by design; "
+                "set decoder: basic for more."
+            )
+        self.decoder: EnhancedDecoder | BasicDecoder
+        if self.enhanced:
+            self.decoder = EnhancedDecoder(backbone, embedding_norm=config.decoder_embedding_norm)
+        else:
+            self.decoder = BasicDecoder(backbone, config.decoder_layers)
+
+    def heads(self) -> dict[str, nn.Module]:
+        return {"decoder": self.decoder}
+
+    def draw(self, batch: Batch) -> Drawn:
+        token_ids, labelled = self.mask_words(batch, self.config.encoder_mlm_probability)
+        tensors = {"token_ids": token_ids, "labelled": labelled}
+        if self.enhanced:
+            tensors["decoder_labelled"] = self.is_ordinary(batch)
+        else:
+            share = self.hidden_share(batch.progress)
+            tensors["decoder_ids"], tensors["decoder_labelled"] = self.mask_words(batch, share, decoder=True)
+        return Drawn(tensors, {"encoder": count(labelled), "decoder": count(tensors["decoder_labelled"])})
+
+    def forward(
+        self, batch: Batch, drawn: Drawn | None = None, totals: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        drawn = drawn or self.draw(batch)
+        loss, parts = self.vocabulary_losses(self.encode(batch, drawn).parts, totals or drawn.counts)
+        return {"loss": loss, **parts}
+
+    def encode(self, batch: Batch, drawn: Drawn) -> Encoded:
+        hidden = self.backbone.encode(drawn.tensors["token_ids"], batch.attention_mask)
+        labelled = drawn.tensors["labelled"]
+        return Encoded(
+            hidden,
+            [
+                Labelled("encoder", hidden[labelled], batch.token_ids[labelled]),
+                self.rebuild(hidden[:, 0], batch, drawn),
+            ],
+        )
+
+    def rebuild(self, sentence: Tensor, batch: Batch, drawn: Drawn) -> Labelled:
+        """Decode the passage from its sentence vectors (B, d)."""
+        labelled = drawn.tensors["decoder_labelled"]
+        positions = self.backbone.position_embeddings(batch.token_ids.shape[1])
+        if isinstance(self.decoder, EnhancedDecoder):
+            embeddings = self.backbone.token_embeddings(batch.token_ids)
+            decoded = self.decoder(sentence, embeddings, positions, self.visible(batch))
+        else:
+            embeddings = self.backbone.token_embeddings(drawn.tensors["decoder_ids"])
+            decoded = self.decoder(sentence, embeddings, positions, batch.attention_mask)
+        return Labelled("decoder", decoded[labelled], batch.token_ids[labelled])
+
+    @torch.no_grad()
+    def visible(self, batch: Batch) -> Tensor:
+        """(B, L, L) bool, Eq. 7: which positions j the decoder's row i may attend to."""
+        length = batch.token_ids.shape[1]
+        keys = row_keys(self.seed, Stream.DECODER_VISIBLE, batch.epochs, batch.row_ids)
+        visible = below(at_pairs(keys, length), 1.0 - self.hidden_share(batch.progress))
+        visible &= batch.attention_mask.bool()[:, None, :]
+        visible.diagonal(dim1=1, dim2=2).fill_(False)  # no token sees itself
+        visible[:, 1:, 0] = True  # every row but the first sees the sentence vector
+        return visible
+
+    def hidden_share(self, progress: float) -> float:
+        """How much is hidden from a decoder row at this point of the training."""
+        target, schedule = self.config.decoder_mlm_probability, self.config.hide_schedule
+        if schedule <= 0.0 or progress >= schedule:
+            return target
+        return 1.0 - (1.0 - target) * progress / schedule
+
+    @torch.no_grad()
+    def measure(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+        """Losses, accuracies, and `cls_use`: the decoder's loss with another row's sentence vector minus with its
+        own. Near zero means that [CLS] carries nothing, however healthy the losses look."""
+        drawn = self.draw(batch)
+        return self.measure_encoded(batch, drawn, self.encode(batch, drawn))
+
+    def measure_encoded(
+        self, batch: Batch, drawn: Drawn, encoded: Encoded
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        measures = self.vocabulary_measures(encoded.parts)
+        if batch.token_ids.shape[0] > 1:
+            shuffled = self.rebuild(encoded.hidden[:, 0].roll(1, dims=0), batch, drawn)
+            wrong, items = self.vocabulary_measures([shuffled])["decoder_loss"]
+            measures["cls_use"] = (wrong - measures["decoder_loss"][0], items)
+        return measures

@@ -1,0 +1,313 @@
+"""Retrieval collections on disk: a corpus, the queries of one split, and which documents answer them.
+
+Three layouts are read, each as its publisher ships it (`.gz` beside any of them works too):
+
+- **BEIR**: `corpus.jsonl`, `queries.jsonl`, `qrels/SPLIT.tsv`;
+- **MS MARCO**: `collection.tsv`, `queries.SPLIT.tsv`, `qrels.SPLIT.tsv`;
+- **DPR** (Natural Questions): `psgs_w100.tsv`, `nq-SPLIT.qa.csv` with answer strings and no judgements.
+
+The corpus is never held: it is read anew, line by line, each time it is iterated. Checking it costs 8 bytes a
+document.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import gzip
+import json
+import sys
+import warnings
+import zlib
+from array import array
+from collections.abc import Callable, Container, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from retromae.core.errors import UserError
+
+Qrels = dict[str, dict[str, int]]
+OnError = Literal["raise", "warn"]
+
+
+class Document(NamedTuple):
+    id: str
+    title: str
+    text: str
+
+    @property
+    def full_text(self) -> str:
+        """What encoders and BM25 read: the title and the text, a space between them."""
+        return f"{self.title} {self.text}" if self.title else self.text
+
+
+@dataclass(frozen=True)
+class Collection:
+    """One split of a retrieval collection. Only queries that the split judges are kept.
+
+    `len(collection)` is the number of documents; `unknown` how many judged documents the corpus lacks.
+    """
+
+    name: str
+    split: str
+    queries: dict[str, str]
+    qrels: Qrels
+    answers: dict[str, list[str]]
+    unknown: int
+    documents: int
+    _read: Callable[[], Iterator[Document]] = field(repr=False)
+
+    @classmethod
+    def open(cls, folder: str | Path, split: str = "test", *, on_error: OnError = "raise") -> Collection:
+        """Open and check a folder in one of the layouts above.
+
+        Documents without an id and duplicate ids are always refused. `on_error` governs what can be lived
+        with: judgements of documents that are not in the corpus, and judged queries without text. "raise"
+        refuses them; "warn" warns with their number and goes on. Such judgements stay, and count as relevant
+        documents that nobody can find; such queries are left out of `queries`, stay in `qrels`, and so count
+        as zero.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise UserError(f"there is no folder {folder}; name the folder that holds the collection.")
+        read, texts, qrels, answers = _layout(folder)(folder, split)
+        kept = qrels or texts
+        queries = {query: texts[query] for query in kept if texts.get(query, "").strip()}
+        if len(queries) < len(kept):
+            lost = next(query for query in kept if query not in queries)
+            _complain(
+                f"{len(kept) - len(queries)} queries of split {split!r} in {folder} have no text "
+                f"(the first is {lost!r}); give them one or remove their judgements.",
+                on_error,
+            )
+        if not queries:
+            raise UserError(f"split {split!r} in {folder} has no query.")
+        documents, unknown = _check(read, qrels, folder, on_error)
+        answers = {query: answers[query] for query in queries if query in answers}
+        return cls(folder.name, split, queries, qrels, answers, unknown, documents, read)
+
+    def __len__(self) -> int:
+        return self.documents
+
+    def corpus(self) -> Iterator[Document]:
+        """The documents, one at a time, in the order of the file."""
+        return self._read()
+
+    def pick(self, ids: Container[str]) -> dict[str, Document]:
+        """Some documents by id, in one pass over the corpus: for showing results and for answer strings."""
+        return {document.id: document for document in self._read() if document.id in ids}
+
+
+def _complain(message: str, on_error: OnError) -> None:
+    if on_error == "raise":
+        raise UserError(message)
+    warnings.warn(message, stacklevel=4)
+
+
+def _check(
+    read: Callable[[], Iterator[Document]], qrels: Qrels, folder: Path, on_error: OnError
+) -> tuple[int, int]:
+    """One pass over the corpus: (documents, judged documents that it lacks)."""
+    judged = {document for grades in qrels.values() for document in grades}
+    absent = set(judged)
+    hashes = array("q")
+    for document in read():
+        hashes.append(hash(document.id))
+        absent.discard(document.id)
+    if not hashes:
+        raise UserError(f"the corpus in {folder} holds no document.")
+    values, counts = np.unique(np.frombuffer(hashes, dtype=np.int64), return_counts=True)
+    if (counts > 1).any():
+        _refuse_duplicates(read, set(values[counts > 1].tolist()), folder)
+    if absent:
+        _complain(
+            f"{len(absent)} of {len(judged)} judged documents are not in the corpus of {folder} "
+            f"(one is {min(absent)!r}); the judgements may belong to another version of it.",
+            on_error,
+        )
+    return len(hashes), len(absent)
+
+
+def _refuse_duplicates(read: Callable[[], Iterator[Document]], suspects: set[int], folder: Path) -> None:
+    """Ids whose hashes met: equal ids are refused, a mere collision is not."""
+    seen: set[str] = set()
+    for document in read():
+        if hash(document.id) in suspects:
+            if document.id in seen:
+                raise UserError(
+                    f"the corpus in {folder} holds the id {document.id!r} twice; ids must be unique."
+                )
+            seen.add(document.id)
+
+
+# The three layouts. Each gives (reader of the corpus, query texts, judgements, answer strings).
+
+_Parts = tuple[Callable[[], Iterator[Document]], dict[str, str], Qrels, dict[str, list[str]]]
+
+
+def _layout(folder: Path) -> Callable[[Path, str], _Parts]:
+    for corpus, layout in (("corpus.jsonl", _beir), ("collection.tsv", _marco), ("psgs_w100.tsv", _dpr)):
+        if _find(folder, corpus):
+            return layout
+    raise UserError(
+        f"{folder} holds no collection: expected corpus.jsonl (BEIR), collection.tsv (MS MARCO) or "
+        "psgs_w100.tsv (DPR), plain or .gz."
+    )
+
+
+def _beir(folder: Path, split: str) -> _Parts:
+    corpus, listing = _need(folder, "corpus.jsonl"), _need(folder, "queries.jsonl")
+    qrels = read_qrels(_need(folder, f"qrels/{split}.tsv"))
+
+    def read() -> Iterator[Document]:
+        for where, row in _json_lines(corpus):
+            text = row.get("text")
+            if not isinstance(text, str):
+                raise UserError(f"{where}: the document has no text; expected a field `text`.")
+            yield Document(_id(row, where), str(row.get("title") or ""), text)
+
+    texts: dict[str, str] = {}
+    answers: dict[str, list[str]] = {}
+    for where, row in _json_lines(listing):
+        query = _id(row, where)
+        _add_query(texts, query, str(row.get("text") or ""), where)
+        found = row.get("answers")
+        if found:
+            answers[query] = [found] if isinstance(found, str) else [str(answer) for answer in found]
+    return read, texts, qrels, answers
+
+
+def _marco(folder: Path, split: str) -> _Parts:
+    corpus, listing = _need(folder, "collection.tsv"), _need(folder, f"queries.{split}.tsv")
+    qrels = read_qrels(_need(folder, f"qrels.{split}.tsv"))
+
+    def read() -> Iterator[Document]:
+        for where, document, text in _tsv_pairs(corpus):
+            if not document:
+                raise UserError(f"{where}: the document has no id.")
+            yield Document(document, "", text)
+
+    texts: dict[str, str] = {}
+    for where, query, text in _tsv_pairs(listing):
+        _add_query(texts, query, text, where)
+    return read, texts, qrels, {}
+
+
+def _dpr(folder: Path, split: str) -> _Parts:
+    corpus, listing = _need(folder, "psgs_w100.tsv"), _need(folder, f"nq-{split}.qa.csv")
+
+    def read() -> Iterator[Document]:
+        for number, row in _csv_rows(corpus):
+            if row[:1] != ["id"]:
+                if len(row) < 3 or not row[0]:
+                    raise UserError(f"{corpus}, row {number} is not an id, a text and a title.")
+                yield Document(row[0], row[2], row[1])
+
+    texts: dict[str, str] = {}
+    answers: dict[str, list[str]] = {}
+    for number, row in _csv_rows(listing):
+        try:
+            question, listed = row
+            answers[str(number)] = [str(answer) for answer in ast.literal_eval(listed)]
+        except (ValueError, SyntaxError, TypeError):
+            raise UserError(f"{listing}, row {number} is not a question and a list of answers.") from None
+        texts[str(number)] = question
+    return read, texts, {}, answers
+
+
+def _add_query(texts: dict[str, str], query: str, text: str, where: str) -> None:
+    if query in texts:
+        raise UserError(f"{where}: the query id {query!r} occurs twice; ids must be unique.")
+    texts[query] = text
+
+
+# Files
+
+
+def read_qrels(path: str | Path) -> Qrels:
+    """Judgements with three columns (BEIR: query, document, grade) or four (TREC: query, 0, document, grade).
+
+    A header line is skipped. Columns are separated by tabs, or by any white space where a line has no tab.
+    """
+    qrels: Qrels = {}
+    for number, line in _lines(Path(path)):
+        columns = line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
+        if not columns:
+            continue
+        fits = len(columns) in (3, 4)
+        if fits and _is_integer(columns[-1]):
+            query, document, grade = columns[0], columns[-2], int(columns[-1])
+            if qrels.setdefault(query, {}).setdefault(document, grade) != grade:
+                raise UserError(f"{path}, line {number} gives {query!r}, {document!r} a second grade.")
+        elif not (fits and number == 1):
+            raise UserError(f"{path}, line {number} is not `query, document, grade`: {line[:80]!r}.")
+    if not qrels:
+        raise UserError(f"{path} holds no judgement.")
+    return qrels
+
+
+def _is_integer(text: str) -> bool:
+    return text.strip().removeprefix("-").isdecimal()
+
+
+def _find(folder: Path, name: str) -> Path | None:
+    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+
+
+def _need(folder: Path, name: str) -> Path:
+    found = _find(folder, name)
+    if found:
+        return found
+    siblings = sorted(path.name for path in (folder / name).parent.glob("*.?sv*"))
+    beside = f"; beside it there are {', '.join(siblings)}" if siblings else ""
+    raise UserError(f"there is no {folder / name}{beside}.")
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The numbered lines of a UTF-8 file, plain or gzip."""
+    number = 0
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8", newline="\n") as stream:
+            for number, line in enumerate(stream, 1):
+                yield number, line
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 after line {number}; convert it first.") from None
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path} is damaged after line {number} ({error}); fetch it again.") from None
+
+
+def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in _lines(path):
+        if line.strip():
+            where = f"{path}, line {number}"
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{where} is not JSON: {error}.") from None
+            if not isinstance(row, dict):
+                raise UserError(f"{where} is not a JSON object.")
+            yield where, row
+
+
+def _id(row: dict[str, Any], where: str) -> str:
+    found = row.get("_id", row.get("id"))
+    if found is None or found == "":
+        raise UserError(f"{where} has no id; expected a field `_id`.")
+    return str(found)
+
+
+def _tsv_pairs(path: Path) -> Iterator[tuple[str, str, str]]:
+    for number, line in _lines(path):
+        first, tab, rest = line.rstrip("\r\n").partition("\t")
+        if not tab:
+            raise UserError(f"{path}, line {number} has no tab; expected an id, a tab, and the text.")
+        yield f"{path}, line {number}", first, rest
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    csv.field_size_limit(sys.maxsize)
+    yield from enumerate(csv.reader((line for _, line in _lines(path)), delimiter="\t"), 1)

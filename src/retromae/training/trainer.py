@@ -1,0 +1,239 @@
+"""The one subclass of transformers.Trainer.
+
+transformers gives mixed precision, compilation, DDP and FSDP, logging integrations and the loop. Ours is what makes
+a run a pure function of its settings and step:
+
+* batches come from a `BatchPlan`, named by step, so nothing is skipped or replayed on resuming;
+* an objective's masks are drawn from (seed, epoch, row), and the items of a whole optimiser step are counted over
+  all its micro-batches and processes before the first forward pass, so that means are exact;
+* dropout is seeded anew for every forward pass from (seed, step, micro-batch, rank). That is its answer to
+  resuming: no generator state is saved, and none is needed;
+* a checkpoint takes its final name only when it is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments
+
+from retromae.core import distributed
+from retromae.core.draws import Stream, key
+from retromae.core.errors import UserError
+from retromae.core.files import write_json
+from retromae.core.runs import RunFolder
+from retromae.objectives import Batch, Drawn, Objective
+from retromae.training.schedule import Clock
+
+STATE_NAME = "retromae_state.json"
+WEIGHTS_NAME = "objective.safetensors"
+
+Evaluate = Callable[[Objective], dict[str, float]]
+
+
+class PretrainTrainer(Trainer):
+    """Trains an `Objective` on micro-batches that come in order from `batches(first_step)`."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        args: TrainingArguments,
+        *,
+        run: RunFolder,
+        clock: Clock,
+        batches: Callable[[int], DataLoader[Batch]],
+        evaluate: Evaluate | None = None,
+        after_evaluation: Callable[[PretrainTrainer, dict[str, float]], None] | None = None,
+    ) -> None:
+        super().__init__(model=objective, args=args, eval_dataset=[] if evaluate else None)  # type: ignore[arg-type]
+        self.objective = objective
+        self.run = run
+        self.clock = clock
+        self.kept: dict[str, Any] = {}  # small state that checkpoints keep: best score, patience, …
+        self.tokens_seen = 0
+        self._batches = batches
+        self._evaluate_with = evaluate
+        self._after_evaluation = after_evaluation
+        self._staging: Path | None = None
+        self._sums: dict[str, Tensor] = {}  # parts of the loss since the last logging, on the device
+        self._logged_at = 0  # the step of the last logging
+        self._unchecked: tuple[Tensor, Batch] | None = None
+        self.model_accepts_loss_kwargs = True  # the loss is normalised over the whole step, here
+        self.loss_is_scaled_for_ga = True
+
+    # -- batches ------------------------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> DataLoader[Batch]:
+        # Not prepared by accelerate: the plan has dealt the batches out to the processes already.
+        return self._batches(int(self.kept.get("step", 0)))
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Any]:
+        """One optimiser step's micro-batches of this process, their draws, and the items of all processes."""
+        progress = self.clock.progress(self.state.global_step)
+        samples: list[tuple[Batch, Drawn]] = []
+        for _ in range(num_batches):
+            batch = next(epoch_iterator, None)
+            if batch is None:
+                break
+            batch = batch.to(device)
+            batch.progress = progress
+            samples.append((batch, self.objective.draw(batch)))
+        if not samples:
+            return [], None
+        names = sorted(samples[0][1].counts)
+        mine = torch.stack([sum((drawn.counts[name] for _, drawn in samples)) for name in names])  # type: ignore[arg-type]
+        totals = distributed.sum_over_ranks(mine)
+        return samples, dict(zip(names, totals.unbind()))
+
+    # -- one step -----------------------------------------------------------------------------------------------
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        batch, drawn = cast(tuple[Batch, Drawn], inputs)
+        model.train()
+        self._seed_dropout()
+        with self.compute_loss_context_manager():
+            parts = model(batch, drawn, num_items_in_batch)
+        # Processes average their gradients; the parts are already shares of the step's mean.
+        loss: Tensor = parts["loss"] * self.args.world_size
+        self._check_finite(loss, batch)
+        self.accelerator.backward(loss)
+        self._keep_parts(parts, batch)
+        return loss.detach()
+
+    def _seed_dropout(self) -> None:
+        micro = self._micro = getattr(self, "_micro", -1) + 1
+        torch.manual_seed(
+            key(
+                self.objective.seed,
+                int(Stream.DROPOUT),
+                self.state.global_step,
+                micro % self.args.gradient_accumulation_steps,
+                distributed.rank(),
+            )
+        )
+
+    def _check_finite(self, loss: Tensor, batch: Batch) -> None:
+        """Stop at a loss that is no number. On an accelerator the previous step's loss is looked at, so that the
+        device is never waited for."""
+        if loss.device.type == "cpu":
+            suspect: tuple[Tensor, Batch] | None = (loss.detach(), batch)
+        else:
+            suspect, self._unchecked = self._unchecked, (loss.detach(), batch)
+        if suspect is None or torch.isfinite(suspect[0]):
+            return
+        path = self.run.path / f"nonfinite-step-{self.state.global_step}-rank-{distributed.rank()}.json"
+        write_json(
+            path,
+            {
+                "step": self.state.global_step,
+                "loss": str(suspect[0].item()),
+                "epochs": suspect[1].epochs.tolist(),
+                "row_ids": suspect[1].row_ids.tolist(),
+                "token_ids": suspect[1].token_ids.tolist(),
+            },
+        )
+        raise UserError(
+            f"The loss became {suspect[0].item()} at step {self.state.global_step}; the batch that caused it is in "
+            f"'{path}'. Lower learning_rate or turn off bf16, and go on from the last checkpoint with --resume."
+        )
+
+    def _keep_parts(self, parts: dict[str, Tensor], batch: Batch) -> None:
+        for name, value in parts.items():
+            if name != "loss":
+                self._sums[name] = self._sums.get(name, 0.0) + value.detach()
+        self.tokens_seen += batch.tokens
+
+    # -- optimiser ----------------------------------------------------------------------------------------------
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if self.lr_scheduler is None:
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, self.clock.learning_rate)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    # -- logging ------------------------------------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        steps = self.state.global_step - self._logged_at
+        if "loss" in logs and steps > 0 and self._sums:
+            names = sorted(self._sums)
+            sums = distributed.sum_over_ranks(torch.stack([self._sums[name] for name in names]))
+            logs |= {name: value / steps for name, value in zip(names, sums.tolist())}
+            self._sums, self._logged_at = {}, self.state.global_step
+        super().log(logs, start_time)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        if self._evaluate_with is None:
+            raise UserError("There are no held-out rows to evaluate on; set holdout above 0.")
+        self.objective.eval()
+        metrics = self._evaluate_with(self.objective)
+        self.objective.train()
+        self.log({f"eval_{name}": value for name, value in metrics.items()})
+        if self._after_evaluation is not None:
+            self._after_evaluation(self, metrics)
+        return metrics
+
+    # -- checkpoints --------------------------------------------------------------------------------------------
+
+    def _get_output_dir(self, trial: Any = None) -> str:
+        return str(self._staging or self.run.path)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
+        """Written under a hidden name by all processes, then renamed by one."""
+        final = self.run.checkpoint(self.state.global_step)
+        if final.exists():
+            return
+        staging = self.run.path / f".{final.name}"
+        self._staging = staging
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._staging = None
+        written = staging / final.name
+        distributed.barrier()
+        if self.args.should_save:
+            self.kept |= {
+                "step": self.state.global_step,
+                "tokens_seen": self.tokens_seen,
+                "seconds": self.clock.seconds(),
+                "world_size": self.args.world_size,
+            }
+            write_json(written / STATE_NAME, self.kept)
+            os.replace(written, final)
+            staging.rmdir()
+            self.run.keep_last(self.args.save_total_limit or 2)
+        distributed.barrier()
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or self._get_output_dir())
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(self.objective, str(folder / WEIGHTS_NAME))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_model(self.objective, Path(resume_from_checkpoint) / WEIGHTS_NAME)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Nothing to save: see the module's note on dropout."""
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Nothing was saved."""
+
+    def resume_from(self, checkpoint: Path) -> None:
+        """Take over the small state of a checkpoint; the Trainer reads weights and optimiser itself."""
+        self.kept = json.loads((checkpoint / STATE_NAME).read_text(encoding="utf-8"))
+        self.tokens_seen = int(self.kept["tokens_seen"])
+        self._logged_at = int(self.kept["step"])
+        self.clock.start(already=float(self.kept["seconds"]))

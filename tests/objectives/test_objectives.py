@@ -1,0 +1,236 @@
+"""Every objective equals its equations in value and gradient, on backbones that differ in all that matters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from reference import objectives as reference
+from reference.objectives import Passage, Setting
+from torch import Tensor
+
+from retromae.core.errors import UserError
+from retromae.models.backbone import Backbone
+from retromae.objectives import Batch, Objective, Vocabulary, available, load
+
+# token ids 0 to 4 are special in every tiny tokenizer; every third id continues a word
+WORDS = 100
+
+
+def make(folder: Path, name: str, seed: int = 3, **settings: Any) -> Objective:
+    torch.manual_seed(0)
+    backbone = Backbone.open(folder, dropout=0.0)
+    ordinary = torch.zeros(backbone.vocab_size, dtype=torch.bool)
+    ordinary[5:WORDS] = True
+    starts = torch.arange(backbone.vocab_size) % 3 != 0
+    cls = load(name)
+    objective = cls(backbone, cls.Config(**settings), Vocabulary(4, starts, ordinary), seed)
+    return objective.eval()
+
+
+PASSAGES = [
+    Passage([2, 5, 6, 7, 8, 9, 9, 40, 41, 42, 43, 3], row=17, epoch=0),
+    Passage([2, 60, 61, 62, 63, 3], row=4, epoch=0),
+    Passage([2, 33, 3], row=90, epoch=0),  # a row of one word
+    Passage([2, 11, 1, 12, 13, 14, 15, 16, 17, 18, 3], row=5, epoch=2),  # an unknown word inside
+]
+
+
+def batch_of(passages: list[Passage], padding: int, *, extra: int = 0, progress: float = 1.0) -> Batch:
+    length = max(len(p.ids) for p in passages) + extra
+    ids = torch.full((len(passages), length), padding)
+    mask = torch.zeros_like(ids)
+    for b, p in enumerate(passages):
+        ids[b, : len(p.ids)] = torch.tensor(p.ids)
+        mask[b, : len(p.ids)] = 1
+    rows = torch.tensor([p.row for p in passages])
+    epochs = torch.tensor([p.epoch for p in passages])
+    return Batch(ids, mask, rows, epochs, progress)
+
+
+def pad_id(objective: Objective) -> int:
+    return int(getattr(objective.backbone.config, "pad_token_id", 0) or 0)
+
+
+def setting_of(objective: Objective) -> Setting:
+    return Setting(objective, objective.word_starts.tolist(), objective.ordinary.tolist(), objective.mask_id)
+
+
+def gradients(loss: Tensor, objective: Objective) -> dict[str, Tensor]:
+    objective.zero_grad()
+    loss.backward()
+    return {n: p.grad.clone() for n, p in objective.named_parameters() if p.grad is not None}
+
+
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("mlm", {"encoder_mlm_probability": 0.4}),
+    ("retromae", {}),
+    ("retromae", {"decoder_embedding_norm": "context", "decoder_mlm_probability": 0.9}),
+    ("retromae", {"decoder": "basic"}),
+    ("retromae", {"decoder": "basic", "decoder_layers": 3, "decoder_mlm_probability": 0.7}),
+    ("dupmae", {}),
+    ("dupmae", {"bow_per_token": True, "bow_weight": 2.0}),
+]
+BACKBONES = ["bert", "roberta", "deberta-v2", "albert", "modernbert", "distilbert"]
+
+
+@pytest.mark.parametrize(("name", "settings"), CASES, ids=lambda value: str(value))
+@pytest.mark.parametrize("family", BACKBONES)
+def test_equal_to_the_equations(
+    family: str, name: str, settings: dict[str, Any], tiny_folder: Callable[[str], Path]
+) -> None:
+    if family == "albert" and settings.get("decoder_embedding_norm") == "context":
+        pytest.skip("ALBERT normalises its embeddings before projecting them; refused, see test_decoders")
+    objective = make(tiny_folder(family), name, **settings).double()
+    got = objective(batch_of(PASSAGES, pad_id(objective), extra=3))["loss"]
+    expected = getattr(reference, name)(setting_of(objective), PASSAGES)
+    torch.testing.assert_close(got, expected.to(got.dtype), rtol=1e-5, atol=1e-6)
+
+    mine, theirs = gradients(got, objective), gradients(expected, objective)
+    assert mine.keys() == theirs.keys()
+    for parameter, gradient in theirs.items():
+        torch.testing.assert_close(mine[parameter], gradient, rtol=1e-4, atol=1e-5, msg=lambda m: f"{parameter}: {m}")
+
+
+@pytest.mark.parametrize("name", available())
+def test_parts_add_up_over_micro_batches(name: str, tiny_folder: Callable[[str], Path]) -> None:
+    """Cut differently, a step has the same loss and the same parts."""
+    objective = make(tiny_folder("bert"), name)
+    whole = objective(batch_of(PASSAGES, 0))
+    pieces = [batch_of(PASSAGES[:1], 0), batch_of(PASSAGES[1:3], 0, extra=4), batch_of(PASSAGES[3:], 0)]
+    drawn = [objective.draw(piece) for piece in pieces]
+    totals = {part: sum(d.counts[part] for d in drawn) for part in drawn[0].counts}
+    outputs = [objective(piece, d, totals) for piece, d in zip(pieces, drawn)]
+    for part, value in whole.items():
+        torch.testing.assert_close(sum(output[part] for output in outputs), value, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", available())
+def test_heads_are_the_parts_besides_the_backbone(name: str, tiny_folder: Callable[[str], Path]) -> None:
+    objective = make(tiny_folder("modernbert"), name)
+    heads = {id(p) for module in objective.heads().values() for p in module.parameters()}
+    backbone = {id(p) for p in objective.backbone.parameters()}
+    assert not heads & backbone
+    assert {id(p) for p in objective.parameters()} == heads | backbone
+
+
+@pytest.mark.parametrize("name", available())
+def test_measures_are_sums_over_rows(name: str, tiny_folder: Callable[[str], Path]) -> None:
+    objective = make(tiny_folder("bert"), name)
+    measures = objective.measure(batch_of(PASSAGES, 0))
+    output = objective(batch_of(PASSAGES, 0))
+    for part, value in output.items():
+        if part != "loss":
+            total, items = measures[f"{part}_loss"]
+            torch.testing.assert_close(total / items, value, rtol=1e-4, atol=1e-5)
+    for total, items in measures.values():
+        assert torch.isfinite(total) and items > 0
+
+
+def test_the_same_row_is_masked_alike_in_any_batch(tiny_folder: Callable[[str], Path]) -> None:
+    objective = make(tiny_folder("bert"), "retromae")
+    alone = objective.draw(batch_of(PASSAGES[:1], 0)).tensors["token_ids"][0]
+    among = objective.draw(batch_of(PASSAGES[::-1], 0, extra=5)).tensors["token_ids"][3]
+    assert torch.equal(alone, among[: len(alone)])
+    seen_alone = objective.visible(batch_of(PASSAGES[:1], 0))[0]  # type: ignore[operator]
+    seen_among = objective.visible(batch_of(PASSAGES[::-1], 0, extra=5))[3]  # type: ignore[operator]
+    assert torch.equal(seen_alone, seen_among[: len(alone), : len(alone)])
+
+
+def test_masking_is_80_10_10_on_whole_ordinary_words(tiny_folder: Callable[[str], Path]) -> None:
+    objective = make(tiny_folder("bert"), "mlm", encoder_mlm_probability=0.3)
+    generator = torch.Generator().manual_seed(0)
+    passages = [
+        Passage([2, *torch.randint(5, WORDS, (60,), generator=generator).tolist(), 1, 3], row=r, epoch=0)
+        for r in range(400)
+    ]
+    batch = batch_of(passages, 0, extra=2)
+    masked, labelled = objective.mask_words(batch, 0.3)
+    words = objective.words(batch)
+    assert not labelled[~objective.is_ordinary(batch)].any()
+    assert torch.equal(masked[~labelled], batch.token_ids[~labelled])
+    for b in range(20):  # a word is masked whole or not at all
+        for word in range(int(words[b].max()) + 1):
+            assert len(set(labelled[b][words[b] == word].tolist())) == 1
+    n = labelled.sum().item()
+    became_mask = (masked[labelled] == 4).float().mean().item()
+    stayed = (masked[labelled] == batch.token_ids[labelled]).float().mean().item()
+    assert abs(became_mask - 0.8) < 4 * (0.16 / n) ** 0.5
+    assert abs(stayed - 0.1 - 0.1 / (WORDS - 5)) < 4 * (0.09 / n) ** 0.5
+    others = masked[labelled & (masked != 4)]
+    assert objective.ordinary[others].all()
+
+
+def test_the_visible_matrix_follows_equation_7(tiny_folder: Callable[[str], Path]) -> None:
+    objective = make(tiny_folder("bert"), "retromae", decoder_mlm_probability=0.7)
+    passages = [Passage([2, *range(5, 55), 3], row=r, epoch=1) for r in range(50)]
+    seen = objective.visible(batch_of(passages, 0, extra=4))  # type: ignore[operator]
+    assert not seen.diagonal(dim1=1, dim2=2).any()
+    assert seen[:, 1:, 0].all() and not seen[:, 0, 0].any()
+    assert not seen[:, :, 52:].any()  # padding
+    inner = seen[:, 1:52, 1:52].float()
+    share = inner.sum() / (50 * 51 * 50)
+    assert abs(share.item() - 0.3) < 0.01
+    assert (inner.sum(2).var() > 1).item()  # a fresh sample for every row, not one for all
+
+
+def test_hide_schedule_falls_from_everything_to_the_target(tiny_folder: Callable[[str], Path]) -> None:
+    objective = make(tiny_folder("bert"), "retromae", hide_schedule=0.4)
+    shares = [objective.hidden_share(progress) for progress in (0.0, 0.2, 0.4, 1.0)]  # type: ignore[operator]
+    assert shares == pytest.approx([1.0, 0.75, 0.5, 0.5])
+    blind = objective.visible(batch_of(PASSAGES, 0, progress=0.0))  # type: ignore[operator]
+    assert not blind[:, :, 1:].any() and blind[:, 1:, 0].all()
+    assert torch.isfinite(objective(batch_of(PASSAGES, 0, progress=0.0))["loss"])
+
+
+def test_rows_without_any_word_are_harmless(tiny_folder: Callable[[str], Path]) -> None:
+    for name in available():
+        objective = make(tiny_folder("bert"), name)
+        empty = Passage([2, 1, 3], row=1, epoch=0)
+        alone = objective(batch_of([empty], 0))["loss"]
+        alone.backward()
+        assert torch.isfinite(alone)
+        assert all(torch.isfinite(p.grad).all() for p in objective.parameters() if p.grad is not None)
+        both = objective(batch_of([empty, *PASSAGES], 0))["loss"]
+        torch.testing.assert_close(both, objective(batch_of(PASSAGES, 0))["loss"], rtol=1e-4, atol=1e-5)
+
+
+def test_cls_use_is_the_price_of_a_wrong_sentence_vector(tiny_folder: Callable[[str], Path]) -> None:
+    objective = make(tiny_folder("bert"), "retromae")
+    constant = [Passage(PASSAGES[0].ids, row=1, epoch=0)] * 3  # the same row thrice: nothing to confuse
+    total, _ = objective.measure(batch_of(constant, 0))["cls_use"]
+    assert abs(total.item()) < 1e-3
+    total, _ = objective.measure(batch_of(PASSAGES, 0))["cls_use"]
+    assert abs(total.item()) > 1e-3
+
+
+def test_enhanced_decoding_has_one_layer(tiny_folder: Callable[[str], Path]) -> None:
+    with pytest.raises(UserError, match="one layer by design"):
+        make(tiny_folder("bert"), "retromae", decoder_layers=2)
+
+
+def test_an_unknown_objective_is_refused_with_those_that_are_known() -> None:
+    with pytest.raises(UserError, match="known are dupmae, mlm, retromae"):
+        load("retromea")
+
+
+def test_an_objective_may_live_in_a_file_of_its_own(tmp_path: Path, tiny_folder: Callable[[str], Path]) -> None:
+    own = tmp_path / "half.py"
+    own.write_text(
+        "from dataclasses import dataclass\n"
+        "from retromae.objectives import mlm\n"
+        "@dataclass\n"
+        "class Config(mlm.Config):\n"
+        "    factor: float = 0.5\n"
+        "class Half(mlm.MaskedLanguageModel):\n"
+        "    Config = Config\n"
+        "    def forward(self, batch, drawn=None, totals=None):\n"
+        "        parts = super().forward(batch, drawn, totals)\n"
+        "        return {**parts, 'loss': parts['loss'] * self.config.factor}\n"
+    )
+    half = make(tiny_folder("bert"), str(own))(batch_of(PASSAGES, 0))["loss"]
+    whole = make(tiny_folder("bert"), "mlm")(batch_of(PASSAGES, 0))["loss"]
+    torch.testing.assert_close(half, whole * 0.5)
