@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_model
 from transformers.utils import logging
+
+from tiny import tiny_model
 
 torch.set_num_threads(1)
 logging.disable_progress_bar()

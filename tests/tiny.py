@@ -7,6 +7,8 @@ and LayerNorms too: a part that is forgotten or read twice changes the output.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,7 +72,7 @@ LENGTH = 64  # usable positions of every tiny model
 def tiny_tokenizer(
     kind: Kind = "wordpiece", specials: list[str] | None = None, extra_inputs: tuple[str, ...] = ()
 ) -> PreTrainedTokenizerFast:
-    """A tokenizer of 160 (byte-level: 320) tokens trained on `SENTENCES`."""
+    """A tokenizer of 160 (byte-level: 320) tokens made from `SENTENCES`, the same one every time."""
     if specials is None:
         specials = {"wordpiece": _BERT_SPECIALS, "bytelevel": _ROBERTA_SPECIALS}.get(kind, _ALBERT_SPECIALS)
     role = {
@@ -93,34 +95,58 @@ def tiny_tokenizer(
 
 
 def _train(kind: Kind, specials: list[str], unknown: str) -> Tokenizer:
-    size = 320 if kind == "bytelevel" else 160
-    trainer: Any
+    """Only byte-level BPE is really trained: the other two trainers give another vocabulary on every run."""
     if kind == "wordpiece":
         tokenizer = Tokenizer(models.WordPiece(unk_token=unknown))
         tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         tokenizer.decoder = decoders.WordPiece()
-        trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=specials, show_progress=False)
+        pieces = _frequent_pieces(tokenizer, "##", 160 - len(specials))
+        vocabulary = {piece: i for i, piece in enumerate([*specials, *pieces])}
+        tokenizer.model = models.WordPiece(vocabulary, unk_token=unknown)
     elif kind == "bytelevel":
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
-            vocab_size=size,
+            vocab_size=320,
             special_tokens=specials,
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         )
+        tokenizer.train_from_iterator(SENTENCES, trainer)
     else:
         tokenizer = Tokenizer(models.Unigram())
         tokenizer.normalizer = normalizers.NFKC()
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
         tokenizer.decoder = decoders.Metaspace()
-        trainer = trainers.UnigramTrainer(
-            vocab_size=size, special_tokens=specials, unk_token=unknown, show_progress=False
+        pieces = _frequent_pieces(tokenizer, "", 160 - len(specials))
+        total = sum(pieces.values())
+        scored = [(piece, math.log(count / total)) for piece, count in pieces.items()]
+        tokenizer.model = models.Unigram(
+            [*((token, 0.0) for token in specials), *scored], unk_id=specials.index(unknown)
         )
-    tokenizer.train_from_iterator(SENTENCES, trainer)
     return tokenizer
+
+
+def _frequent_pieces(tokenizer: Tokenizer, inside: str, size: int) -> dict[str, int]:
+    """All single characters of `SENTENCES`, then the longest and most frequent pieces of words.
+
+    `inside` marks a piece that does not begin its word.
+    """
+    pieces: Counter[str] = Counter()
+    for sentence in SENTENCES:
+        normal = tokenizer.normalizer.normalize_str(sentence)
+        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal):
+            for start in range(len(word)):
+                for end in range(start + 1, min(len(word), start + 7) + 1):
+                    pieces[(inside if start else "") + word[start:end]] += 1
+
+    def usefulness(piece: str) -> tuple[bool, int, str]:
+        length = len(piece.removeprefix(inside))
+        return length > 1, -pieces[piece] * length, piece
+
+    return {piece: pieces[piece] for piece in sorted(pieces, key=usefulness)[:size]}
 
 
 def family_tokenizer(family: str) -> PreTrainedTokenizerFast:

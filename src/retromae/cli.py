@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import warnings
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, Literal, Optional
 
 import typer
 from rich.console import Console
@@ -15,7 +15,7 @@ from retromae import __version__
 from retromae.app.flags import errors, fail, find_recipe, with_flags
 from retromae.core.config import from_dict, options, read_yaml, to_yaml
 from retromae.core.errors import UserError
-from retromae.text.settings import PrepareConfig
+from retromae.text.prepare import PrepareConfig
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -56,7 +56,7 @@ def prepare_command(
     from retromae.text.prepare import prepare
 
     info = prepare(config)
-    console.print(info.summary(), highlight=False)
+    console.print(info)
 
 
 def _pretrain_panels() -> dict[str, Any]:
@@ -78,7 +78,9 @@ def _pretrain_panels() -> dict[str, Any]:
 def pretrain_command(
     flags: dict[str, Any],
     recipe: Recipe = None,
-    resume: Annotated[bool, typer.Option("--resume", help="go on where the run in output_dir was interrupted")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on where the run in output_dir was interrupted")
+    ] = False,
     set: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option("--set", help="name=value: a setting of an objective that lives outside the package"),
@@ -111,15 +113,22 @@ def pretrain_command(
 
 @app.command("import")
 def import_command(
-    source: Annotated[str, typer.Argument(help="hub folder or name, or a released RetroMAE or Condenser checkpoint")],
+    source: Annotated[
+        str, typer.Argument(help="hub folder or name, or a released RetroMAE or Condenser checkpoint")
+    ],
     out: Annotated[str, typer.Argument(help="checkpoint folder to write")],
-    tokenizer: Annotated[Optional[str], typer.Option("--tokenizer", help="tokenizer, if the source has none")] = None,  # noqa: UP045
-    pooling: Annotated[str, typer.Option("--pooling", help="cls or mean: how the vector is taken")] = "cls",
+    tokenizer: Annotated[
+        Optional[str], typer.Option("--tokenizer", help="tokenizer, if the source has none")
+    ] = None,  # noqa: UP045
+    pooling: Annotated[
+        Literal["cls", "mean", "keep"], typer.Option("--pooling", help="how the vector is taken")
+    ] = "cls",
 ) -> None:
     """Turn a foreign checkpoint into one that loads everywhere and can be continued; say what starts fresh."""
     from retromae.models.importing import import_checkpoint
 
-    console.print(import_checkpoint(source, out, tokenizer, pooling).summary(), highlight=False)
+    for line in import_checkpoint(source, out, tokenizer, pooling).lines():
+        console.print(line, highlight=False, markup=False)
 
 
 def main() -> None:

@@ -43,7 +43,9 @@ def test_a_row_draws_the_same_in_any_batch_order_and_length() -> None:
 
 @pytest.mark.parametrize("change", [{"seed": 2}, {"epoch": 3}, {"row": 8}, {"stream": Stream.DECODER_WORDS}])
 def test_every_part_of_the_key_matters(change: dict[str, int]) -> None:
-    def draw(seed: int = 1, epoch: int = 2, row: int = 7, stream: Stream = Stream.ENCODER_WORDS) -> torch.Tensor:
+    def draw(
+        seed: int = 1, epoch: int = 2, row: int = 7, stream: Stream = Stream.ENCODER_WORDS
+    ) -> torch.Tensor:
         return draws.below(draws.at_positions(keys(seed, epoch, [row], stream), 4096), 0.5)
 
     agreement = (draw() == draw(**change)).float().mean().item()  # type: ignore[arg-type]

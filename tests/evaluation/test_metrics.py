@@ -7,8 +7,8 @@ import pytest
 import pytrec_eval
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import naive_metrics as naive
 
+from reference import naive_metrics as naive
 from retromae.core.errors import UserError
 from retromae.core.ranking import Run
 from retromae.evaluation import metrics

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import FAMILIES, LENGTH, SENTENCES, family_tokenizer, random_model, tiny_config
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, GPT2Config
 
 from retromae.core.errors import UserError
@@ -17,6 +16,7 @@ from retromae.models.backbone import Backbone
 from retromae.models.families import FAMILIES as TABLE
 from retromae.models.families import table
 from retromae.models.loading import Loaded
+from tiny import FAMILIES, LENGTH, SENTENCES, family_tokenizer, random_model, tiny_config
 
 TinyFolder = Callable[[str], Path]
 
@@ -219,12 +219,25 @@ def test_debertas_trained_head_is_found(name: str, tmp_path: Path) -> None:
     loaded.model.config.legacy = True
     loaded.model.save_pretrained(tmp_path)
     model = Backbone.open(tmp_path).eval()
+    if not _reads_trained_heads(tmp_path):
+        assert model.fresh == ["vocabulary head: bias", "vocabulary head: transform"]
+        return
     assert model.fresh == []
     ids = torch.tensor([[2, 9, 11, 3]])
     hidden = model.head_transform(model.encode(ids, torch.ones_like(ids)))
+    assert model.head_bias is not None
     torch.testing.assert_close(
         hidden @ model.head_weight.T + model.head_bias, loaded.model.eval()(input_ids=ids).logits
     )
+
+
+def _reads_trained_heads(folder: Path) -> bool:
+    """transformers 5.17 looks for a weight that this head does not have."""
+    try:
+        AutoModelForMaskedLM.from_pretrained(folder, legacy=False)
+    except AttributeError:
+        return False
+    return True
 
 
 def test_unknown_architecture_is_refused_with_the_known_ones() -> None:

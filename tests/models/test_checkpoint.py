@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from tiny import FAMILIES, SENTENCES, family_tokenizer
 from torch import Tensor
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
@@ -18,6 +17,7 @@ from retromae.core.errors import UserError
 from retromae.models.backbone import Backbone
 from retromae.models.checkpoint import HEADS_FILE, RECIPE_FILE, open_checkpoint, save
 from retromae.models.decoders import EnhancedDecoder
+from tiny import FAMILIES, SENTENCES, family_tokenizer
 
 TinyFolder = Callable[[str], Path]
 RECIPE = {

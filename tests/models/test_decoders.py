@@ -10,13 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import decoding
-from tiny import FAMILIES
 from torch import Tensor
 
+from reference import decoding
 from retromae.core.errors import UserError
 from retromae.models.backbone import Backbone
 from retromae.models.decoders import BasicDecoder, DecoderPositions, EnhancedDecoder, sinusoids
+from tiny import FAMILIES
 
 TinyFolder = Callable[[str], Path]
 # One of each kind: plain, factorised, without a table, pre-norm.

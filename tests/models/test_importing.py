@@ -14,7 +14,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
-from tiny import FAMILIES, SENTENCES, family_tokenizer
 from torch import Tensor
 from transformers import AutoModel, AutoModelForMaskedLM, BertConfig, BertModel
 
@@ -23,6 +22,7 @@ from retromae.models.backbone import Backbone
 from retromae.models.checkpoint import open_checkpoint
 from retromae.models.decoders import EnhancedDecoder
 from retromae.models.importing import ImportReport, import_checkpoint, stated_pooling
+from tiny import FAMILIES, SENTENCES, family_tokenizer
 
 TinyFolder = Callable[[str], Path]
 
@@ -246,11 +246,8 @@ def test_a_tokenizer_can_be_given(tiny_folder: TinyFolder, tmp_path: Path) -> No
         import_checkpoint(source, tmp_path / "out")
     for given in (tiny_folder("bert"), family_tokenizer("bert")):
         import_checkpoint(source, tmp_path / "out", tokenizer=given)
-        assert open_checkpoint(tmp_path / "out").tokenizer.tokenize("harbour") == given_words()
-
-
-def given_words() -> list[str]:
-    return family_tokenizer("bert").tokenize("harbour")
+        words = open_checkpoint(tmp_path / "out").tokenizer.tokenize("harbour")
+        assert words == family_tokenizer("bert").tokenize("harbour")
 
 
 class _Runs:
@@ -280,7 +277,7 @@ def _import_of(tmp_path: Path) -> ImportReport:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda folder: shutil.rmtree(folder), "no folder"),
+        (shutil.rmtree, "no folder"),
         (lambda folder: (folder / "config.json").unlink(), "no config.json"),
         (lambda folder: (folder / "model.safetensors").unlink(), "neither model.safetensors nor"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 9), "cannot open the weights"),

@@ -17,10 +17,15 @@ from retromae.models.losses import (
     vocabulary_scores,
 )
 
-BACKENDS = ["chunked", pytest.param("native", marks=pytest.mark.skipif(not native_available(), reason="torch < 2.13"))]
+BACKENDS = [
+    "chunked",
+    pytest.param("native", marks=pytest.mark.skipif(not native_available(), reason="torch < 2.13")),
+]
 
 
-def head(n: int, width: int, words: int, *, bias: bool = True, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+def head(
+    n: int, width: int, words: int, *, bias: bool = True, dtype: torch.dtype = torch.float64
+) -> list[Tensor]:
     torch.manual_seed(n + width + words)
     tensors = [torch.randn(n, width, dtype=dtype), torch.randn(words, width, dtype=dtype)]
     if bias:
@@ -38,20 +43,30 @@ def test_cross_entropy_equals_the_reference(backend: str, bias: bool, sizes: lis
     scales = torch.tensor([0.7, 0.2][: len(sizes)])
     targets = torch.randint(11, (n,), generator=torch.Generator().manual_seed(0))
     loss, sums = vocabulary_cross_entropy(
-        inputs[0], inputs[1], inputs[2] if bias else None, targets, sizes, scales, chunk=chunk, backend=backend
+        inputs[0],
+        inputs[1],
+        inputs[2] if bias else None,
+        targets,
+        sizes,
+        scales,
+        chunk=chunk,
+        backend=backend,
     )
     (loss * 3.0).backward()  # a factor from outside, as a scaler or a number of processes gives
 
     exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
     rows = [
-        reference.cross_entropy(exact[0][i], exact[1], exact[2] if bias else None, int(targets[i])) for i in range(n)
+        reference.cross_entropy(exact[0][i], exact[1], exact[2] if bias else None, int(targets[i]))
+        for i in range(n)
     ]
     parts = [sum(rows[sum(sizes[:g]) : sum(sizes[: g + 1])], torch.zeros(())) for g in range(len(sizes))]
     expected = sum(scale * part for scale, part in zip(scales.double(), parts))
     (expected * 3.0).backward()
 
     torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(sums.double(), torch.stack([p.double() for p in parts]).detach(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        sums.double(), torch.stack([p.double() for p in parts]).detach(), rtol=1e-5, atol=1e-5
+    )
     for mine, theirs in zip(inputs, exact):
         torch.testing.assert_close(mine.grad.double(), theirs.grad, rtol=1e-4, atol=1e-5)
 
@@ -96,7 +111,12 @@ def test_scores_are_losses_and_hits() -> None:
     targets = torch.randint(9, (20,), generator=torch.Generator().manual_seed(1))
     nll, hits = vocabulary_scores(*inputs, targets, chunk=3)
     logits = inputs[0] @ inputs[1].t() + inputs[2]
-    torch.testing.assert_close(nll.double(), torch.nn.functional.cross_entropy(logits, targets, reduction="none"), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        nll.double(),
+        torch.nn.functional.cross_entropy(logits, targets, reduction="none"),
+        rtol=1e-5,
+        atol=1e-5,
+    )
     assert torch.equal(hits, logits.argmax(1) == targets)
 
 
@@ -120,7 +140,10 @@ def test_max_pooling_equals_the_reference(batch: int, length: int, chunk: int, b
     pooled = max_pooled_logits(mine[0], mine[1], mine[2] if bias else None, counted, chunk=chunk)
     (pooled * upstream).sum().backward()
     expected = torch.stack(
-        [reference.max_pooled(theirs[0][b], theirs[1], theirs[2] if bias else None, counted[b]) for b in range(batch)]
+        [
+            reference.max_pooled(theirs[0][b], theirs[1], theirs[2] if bias else None, counted[b])
+            for b in range(batch)
+        ]
     )
     (expected * upstream.double()).sum().backward()
 
@@ -145,11 +168,19 @@ def test_memory_is_bounded_by_the_chunk() -> None:
     """The largest tensor that either loss makes is the chunk's buffer, not rows × vocabulary."""
     rows, width, words, chunk = 600, 8, 3000, 32
     inputs = head(rows, width, words, dtype=torch.float32)
-    with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        loss, _ = vocabulary_cross_entropy(*inputs, torch.randint(words, (rows,)), [rows], torch.ones(1), chunk=chunk)
+    with torch.profiler.profile(
+        profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]
+    ) as profile:
+        loss, _ = vocabulary_cross_entropy(
+            *inputs, torch.randint(words, (rows,)), [rows], torch.ones(1), chunk=chunk
+        )
         loss.backward()
         pooled = max_pooled_logits(
-            inputs[0].view(30, 20, width), inputs[1], inputs[2], torch.ones(30, 20, dtype=torch.bool), chunk=chunk
+            inputs[0].view(30, 20, width),
+            inputs[1],
+            inputs[2],
+            torch.ones(30, 20, dtype=torch.bool),
+            chunk=chunk,
         )
         pooled.logsumexp(1).sum().backward()
     largest = max(event.cpu_memory_usage for event in profile.events())

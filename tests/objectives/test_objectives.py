@@ -77,7 +77,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 BACKBONES = ["bert", "roberta", "deberta-v2", "albert", "modernbert", "distilbert"]
 
 
-@pytest.mark.parametrize(("name", "settings"), CASES, ids=lambda value: str(value))
+@pytest.mark.parametrize(("name", "settings"), CASES, ids=str)
 @pytest.mark.parametrize("family", BACKBONES)
 def test_equal_to_the_equations(
     family: str, name: str, settings: dict[str, Any], tiny_folder: Callable[[str], Path]
@@ -92,7 +92,9 @@ def test_equal_to_the_equations(
     mine, theirs = gradients(got, objective), gradients(expected, objective)
     assert mine.keys() == theirs.keys()
     for parameter, gradient in theirs.items():
-        torch.testing.assert_close(mine[parameter], gradient, rtol=1e-4, atol=1e-5, msg=lambda m: f"{parameter}: {m}")
+        torch.testing.assert_close(
+            mine[parameter], gradient, rtol=1e-4, atol=1e-5, msg=lambda m, parameter=parameter: f"{parameter}: {m}"
+        )
 
 
 @pytest.mark.parametrize("name", available())
@@ -217,16 +219,18 @@ def test_an_unknown_objective_is_refused_with_those_that_are_known() -> None:
         load("retromea")
 
 
-def test_an_objective_may_live_in_a_file_of_its_own(tmp_path: Path, tiny_folder: Callable[[str], Path]) -> None:
+def test_an_objective_may_live_in_a_file_of_its_own(
+    tmp_path: Path, tiny_folder: Callable[[str], Path]
+) -> None:
     own = tmp_path / "half.py"
     own.write_text(
         "from dataclasses import dataclass\n"
         "from retromae.objectives import mlm\n"
         "@dataclass\n"
-        "class Config(mlm.Config):\n"
+        "class HalfConfig(mlm.MLMConfig):\n"
         "    factor: float = 0.5\n"
         "class Half(mlm.MaskedLanguageModel):\n"
-        "    Config = Config\n"
+        "    Config = HalfConfig\n"
         "    def forward(self, batch, drawn=None, totals=None):\n"
         "        parts = super().forward(batch, drawn, totals)\n"
         "        return {**parts, 'loss': parts['loss'] * self.config.factor}\n"

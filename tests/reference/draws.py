@@ -59,5 +59,5 @@ def choose_words(words: list[int], share: float, order: list[int], rounding: int
     number = max(words, default=-1) + 1
     u = ((rounding >> 8) & 0xFFFFFF) / 2**24
     chosen = int(number * share + u)
-    ranked = sorted(range(number), key=lambda w: ((signed(order[w]) << 16) | w))[:chosen]
+    ranked = sorted(range(number), key=lambda w: (signed(order[w]) << 16) | w)[:chosen]
     return [word in ranked for word in words]

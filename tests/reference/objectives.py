@@ -66,7 +66,9 @@ class Setting:
     def states(self, ids: list[int]) -> Tensor:
         """(L, d) last hidden states of one passage."""
         row = torch.tensor([ids])
-        return self.objective.backbone.base(input_ids=row, attention_mask=torch.ones_like(row)).last_hidden_state[0]
+        return self.objective.backbone.base(
+            input_ids=row, attention_mask=torch.ones_like(row)
+        ).last_hidden_state[0]
 
     def loss_at(self, state: Tensor, target: int) -> Tensor:
         backbone = self.objective.backbone

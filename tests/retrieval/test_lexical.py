@@ -10,13 +10,19 @@ import pytest
 from retromae.core.errors import UserError
 from retromae.evaluation.metrics import evaluate_run
 from retromae.retrieval.lexical import BM25
-from retromae.text.collections import Collection, Document
+from retromae.text.collections import Collection
+from retromae.text.sources import Document
+
+
+def document(identifier: str, title: str, text: str) -> Document:
+    return Document(identifier, title, text, source="test")
+
 
 DOCUMENTS = [
-    Document("b", "Volcanoes", "Lava flows from volcanoes."),
-    Document("c", "", "Glaciers carve valleys; a glacier is moving ice."),
-    Document("a", "", "Valleys flood when rivers rise."),
-    Document("e", "", ""),
+    document("b", "Volcanoes", "Lava flows from volcanoes."),
+    document("c", "", "Glaciers carve valleys; a glacier is moving ice."),
+    document("a", "", "Valleys flood when rivers rise."),
+    document("e", "", ""),
 ]
 
 
@@ -54,7 +60,7 @@ def test_titles_are_searched_and_only_matches_are_results(index: BM25) -> None:
 
 
 def test_ties_are_broken_by_id_at_the_cut_too() -> None:
-    same = [Document(name, "", "identical words here") for name in ("d9", "d10", "d2", "d1")]
+    same = [document(name, "", "identical words here") for name in ("d9", "d10", "d2", "d1")]
     assert BM25.build(same).search({"q": "identical"}, k=3)["q"].ids == ["d1", "d10", "d2"]
 
 
@@ -66,7 +72,7 @@ def test_a_saved_index_finds_the_same(index: BM25, tmp_path: Path) -> None:
 
 
 def test_other_languages() -> None:
-    documents = [Document("x", "", "Die Häuser am Fluss"), Document("y", "", "Der Wald im Winter")]
+    documents = [document("x", "", "Die Häuser am Fluss"), document("y", "", "Der Wald im Winter")]
     german = BM25.build(documents, language="german")
     assert german.search({"q": "ein Haus"})["q"].ids == ["x"]
     assert german.search({"q": "die der im"})["q"].ids == []
@@ -81,7 +87,7 @@ def test_bad_input_is_refused(index: BM25, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="k must"):
         index.search({"q": "ice"}, k=0)
     with pytest.raises(UserError, match="no word"):
-        BM25.build([Document("a", "", "of the")])
+        BM25.build([document("a", "", "of the")])
     with pytest.raises(UserError, match="twice"):
         BM25.build([DOCUMENTS[0], DOCUMENTS[0]])
     with pytest.raises(UserError, match="'klingon'"):

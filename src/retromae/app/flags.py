@@ -59,10 +59,10 @@ def _parameter(option: Option, panel: str) -> inspect.Parameter:
         text += f" (default: {option.default})"
     # Values are checked by core.config, for flags and files alike, so choices and ranges are not typer's business.
     kind: Any = list[str] if option.many else option.kind
-    annotation = Annotated[Optional[kind], typer.Option(name, help=text, rich_help_panel=panel, show_default=False)]  # noqa: UP045
-    return inspect.Parameter(
-        option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
-    )
+    annotation = Annotated[
+        Optional[kind], typer.Option(name, help=text, rich_help_panel=panel, show_default=False)
+    ]  # noqa: UP045
+    return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 def find_recipe(name: str) -> Path:
@@ -75,10 +75,12 @@ def find_recipe(name: str) -> Path:
             if candidate.is_file():
                 return candidate
     known = sorted({p.stem for folder in _BUNDLED for p in folder.glob("*.yaml")})
-    raise UserError(f"There is no settings file '{name}'; recipes that come with retromae: {', '.join(known)}.")
+    raise UserError(
+        f"There is no settings file '{name}'; recipes that come with retromae: {', '.join(known)}."
+    )
 
 
 def fail(error: UserError) -> NoReturn:
     """One sentence, exit code 2."""
-    errors.print(f"[red]Error:[/red] {str(error)}", highlight=False, markup=True, soft_wrap=True)
+    errors.print(f"[red]Error:[/red] {error!s}", highlight=False, markup=True, soft_wrap=True)
     sys.exit(2)

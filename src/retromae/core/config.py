@@ -135,7 +135,9 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "settings") 
     required = [
         field.name
         for field in dataclasses.fields(cls)  # type: ignore[arg-type]
-        if field.init and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if field.init
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
     ]
     missing = [name for name in required if name not in read]
     if missing:

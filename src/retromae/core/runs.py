@@ -46,7 +46,9 @@ class RunFolder:
     def checkpoints(self) -> list[Path]:
         """Finished checkpoints, oldest first."""
         found = [
-            (int(match[1]), path) for path in self.path.glob("checkpoint-*") if (match := _CHECKPOINT.fullmatch(path.name))
+            (int(match[1]), path)
+            for path in self.path.glob("checkpoint-*")
+            if (match := _CHECKPOINT.fullmatch(path.name))
         ]
         return [path for _, path in sorted(found)]
 

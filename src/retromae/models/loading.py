@@ -32,7 +32,7 @@ _reports: Any = transformers_logging
 _model_classes: Any = MODEL_FOR_MASKED_LM_MAPPING
 _auto_model: Any = AutoModelForMaskedLM
 
-_LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, SafetensorError, pickle.UnpicklingError)
+_LOADING_ERRORS = (OSError, ValueError, RuntimeError, LookupError, AttributeError, SafetensorError)
 
 
 @contextmanager
@@ -113,8 +113,12 @@ def load_masked_lm(config: PreTrainedConfig, source: str, **how: Any) -> Loaded:
     with opening("model", source):
         model, info = model_class.from_pretrained(path, **how)
         if any(key.startswith("lm_predictions.lm_head.") for key in info["unexpected_keys"]):
-            config.legacy = False  # DeBERTa with the head it was trained with, which its config seldom says
-            model, info = model_class.from_pretrained(path, **how)
+            # DeBERTa with the head it was trained with, which its configuration seldom mentions.
+            config.legacy = False
+            try:
+                model, info = model_class.from_pretrained(path, **how)
+            except AttributeError:  # transformers 5.17 cannot read that head: it starts fresh there
+                config.legacy = True
     fresh = fresh_parts(family_of(config), info["missing_keys"], source)
     return Loaded(model, fresh, sorted(info["unexpected_keys"]))
 

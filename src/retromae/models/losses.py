@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK_ROWS = 512  # 512 to 1024 is best on the CPUs measured (docs/performance.md); 512 holds 62 MB at 30k words
+CHUNK_ROWS = (
+    512  # 512 to 1024 is best on the CPUs measured (docs/performance.md); 512 holds 62 MB at 30k words
+)
 Backend = Literal["chunked", "native", "plain"]
 
 
@@ -115,9 +117,7 @@ def _native_cross_entropy(
 ) -> Tensor:
     """torch's own chunked function (2.13 and later). Its automatic chunk is slow, so ours is always set."""
     options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=chunk)
-    return F.linear_cross_entropy(
-        hidden, weight, targets, linear_bias=bias, reduction="sum", options=options
-    )
+    return F.linear_cross_entropy(hidden, weight, targets, linear_bias=bias, reduction="sum", options=options)
 
 
 def native_available() -> bool:
@@ -198,9 +198,7 @@ class _MaxPooledLogits(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             low_weight = weight.to(compute)
             per_chunk = max(1, chunk // length)  # passages whose logits are held at once
-            buffer = torch.empty(
-                per_chunk * length, vocabulary, dtype=torch.float32, device=hidden.device
-            )
+            buffer = torch.empty(per_chunk * length, vocabulary, dtype=torch.float32, device=hidden.device)
             pooled = torch.empty(batch, vocabulary, dtype=torch.float32, device=hidden.device)
             winners = torch.empty(batch, vocabulary, dtype=torch.int64, device=hidden.device)
             for start in range(0, batch, per_chunk):
@@ -259,9 +257,7 @@ def max_pooled_logits(
     return pooled
 
 
-def bag_of_words(
-    pooled: Tensor, token_ids: Tensor, counted: Tensor, *, per_token: bool = False
-) -> Tensor:
+def bag_of_words(pooled: Tensor, token_ids: Tensor, counted: Tensor, *, per_token: bool = False) -> Tensor:
     """(B,) loss of each passage: −log softmax(μ) over the passage's distinct words, averaged.
 
     pooled (B, V) is μ; token_ids (B, L) the unmasked passage; counted (B, L) its ordinary tokens.
@@ -275,5 +271,3 @@ def bag_of_words(
     missing = (pooled.log_softmax(dim=-1) * bag).sum(dim=-1).neg()
     size = counted.sum(dim=1) if per_token else bag.sum(dim=1)
     return missing / size.clamp(min=1)
-
-

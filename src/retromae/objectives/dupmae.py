@@ -14,7 +14,7 @@ from retromae.objectives.base import Batch, Drawn, count
 
 
 @dataclass
-class Config(retromae.Config):
+class DupMAEConfig(retromae.RetroMAEConfig):
     bow_weight: float = setting(0.1, "weight of the bag-of-words loss")
     bow_per_token: bool = setting(
         False, "divide the bag-of-words loss by tokens, not distinct words, as the released code does"
@@ -30,9 +30,11 @@ class DupMAE(retromae.RetroMAE):
     Rows: any text. Parts: `encoder`, `decoder`, `bow`.
     """
 
-    Config = Config
-    paper = "RetroMAE-2: Duplex Masked Auto-Encoder For Pre-Training Retrieval-Oriented Language Models (2023)"
-    config: Config
+    Config = DupMAEConfig
+    paper = (
+        "RetroMAE-2: Duplex Masked Auto-Encoder For Pre-Training Retrieval-Oriented Language Models (2023)"
+    )
+    config: DupMAEConfig
 
     def draw(self, batch: Batch) -> Drawn:
         drawn = super().draw(batch)

@@ -13,7 +13,7 @@ from retromae.objectives.base import Batch, Drawn, Labelled, Objective, count
 
 
 @dataclass
-class Config:
+class MLMConfig:
     encoder_mlm_probability: float = setting(0.15, "share of the words that the encoder must guess")
 
 
@@ -25,9 +25,9 @@ class MaskedLanguageModel(Objective):
     Rows: any text. Parts: `encoder`.
     """
 
-    Config = Config
+    Config = MLMConfig
     paper = "BERT: Pre-training of Deep Bidirectional Transformers (2019)"
-    config: Config
+    config: MLMConfig
 
     def draw(self, batch: Batch) -> Drawn:
         token_ids, labelled = self.mask_words(batch, self.config.encoder_mlm_probability)

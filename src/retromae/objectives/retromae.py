@@ -18,15 +18,19 @@ from retromae.objectives.base import Batch, Drawn, Labelled, Objective, Vocabula
 
 
 @dataclass
-class Config:
+class RetroMAEConfig:
     encoder_mlm_probability: float = setting(0.3, "share of the words hidden from the encoder")
     decoder_mlm_probability: float = setting(0.5, "share of the other tokens hidden from a decoder row")
     decoder: Literal["enhanced", "basic"] = setting(
-        "enhanced", "enhanced: every token is rebuilt from its own context (Eq. 4-7); basic: masked tokens (Eq. 2-3)"
+        "enhanced",
+        "enhanced: every token is rebuilt from its own context (Eq. 4-7); basic: masked tokens (Eq. 2-3)",
     )
-    decoder_layers: int = setting(1, "layers of the basic decoder (1 to 3); the enhanced one has one by design")
+    decoder_layers: int = setting(
+        1, "layers of the basic decoder (1 to 3); the enhanced one has one by design"
+    )
     decoder_embedding_norm: Literal["none", "context"] = setting(
-        "none", "none: Eq. 4 as written; context: LayerNorm on the decoder's keys and values, as the released code"
+        "none",
+        "none: Eq. 4 as written; context: LayerNorm on the decoder's keys and values, as the released code",
     )
     hide_schedule: float = setting(
         0.0,
@@ -55,11 +59,11 @@ class RetroMAE(Objective):
     Rows: any text. Parts: `encoder`, `decoder`.
     """
 
-    Config = Config
+    Config = RetroMAEConfig
     paper = "RetroMAE: Pre-Training Retrieval-oriented Language Models Via Masked Auto-Encoder (2022)"
-    config: Config
+    config: RetroMAEConfig
 
-    def __init__(self, backbone: Backbone, config: Config, vocabulary: Vocabulary, seed: int = 0) -> None:
+    def __init__(self, backbone: Backbone, config: RetroMAEConfig, vocabulary: Vocabulary, seed: int = 0) -> None:
         super().__init__(backbone, config, vocabulary, seed)
         self.enhanced = config.decoder == "enhanced"
         if self.enhanced and config.decoder_layers != 1:

@@ -19,7 +19,8 @@ import Stemmer
 from retromae.core.errors import UserError
 from retromae.core.files import replacing_folder, write_json
 from retromae.core.ranking import Run, id_ranks, top_k
-from retromae.text.collections import Document
+from retromae.text.collections import full_text
+from retromae.text.sources import Document
 
 # Snowball languages for which bm25s brings a list of stop words; the others keep all their words.
 _STOP_WORDS = frozenset(
@@ -52,7 +53,7 @@ class BM25:
         def texts() -> Iterator[str]:
             for document in documents:
                 ids.append(document.id)
-                yield document.full_text
+                yield full_text(document)
 
         words = _words(texts(), language, as_ids=True)
         if not words.vocab:

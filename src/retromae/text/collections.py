@@ -6,42 +6,37 @@ Three layouts are read, each as its publisher ships it (`.gz` beside any of them
 - **MS MARCO**: `collection.tsv`, `queries.SPLIT.tsv`, `qrels.SPLIT.tsv`;
 - **DPR** (Natural Questions): `psgs_w100.tsv`, `nq-SPLIT.qa.csv` with answer strings and no judgements.
 
-The corpus is never held: it is read anew, line by line, each time it is iterated. Checking it costs 8 bytes a
-document.
+The corpus is never held: it is read anew, line by line, each time it is iterated. Checking it costs about
+40 bytes a document for a moment (a hash of each id, sorted).
 """
 
 from __future__ import annotations
 
 import ast
 import csv
-import gzip
 import json
 import sys
 import warnings
-import zlib
 from array import array
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
 from retromae.core.errors import UserError
+from retromae.text.lines import lines_of
+from retromae.text.problems import Problem
+from retromae.text.sources import LINE_LIMIT, Document
 
 Qrels = dict[str, dict[str, int]]
 OnError = Literal["raise", "warn"]
 
 
-class Document(NamedTuple):
-    id: str
-    title: str
-    text: str
-
-    @property
-    def full_text(self) -> str:
-        """What encoders and BM25 read: the title and the text, a space between them."""
-        return f"{self.title} {self.text}" if self.title else self.text
+def full_text(document: Document) -> str:
+    """What encoders and BM25 read: the title and the text, a space between them."""
+    return f"{document.title} {document.text}" if document.title else document.text
 
 
 @dataclass(frozen=True)
@@ -163,17 +158,18 @@ def _beir(folder: Path, split: str) -> _Parts:
     qrels = read_qrels(_need(folder, f"qrels/{split}.tsv"))
 
     def read() -> Iterator[Document]:
-        for where, row in _json_lines(corpus):
+        for number, row in _json_lines(corpus):
             text = row.get("text")
             if not isinstance(text, str):
-                raise UserError(f"{where}: the document has no text; expected a field `text`.")
-            yield Document(_id(row, where), str(row.get("title") or ""), text)
+                raise UserError(f"{corpus}:{number}: the document has no text; expected a field `text`.")
+            identifier = _id(row, corpus, number)
+            yield Document(identifier, str(row.get("title") or ""), text, str(corpus), number)
 
     texts: dict[str, str] = {}
     answers: dict[str, list[str]] = {}
-    for where, row in _json_lines(listing):
-        query = _id(row, where)
-        _add_query(texts, query, str(row.get("text") or ""), where)
+    for number, row in _json_lines(listing):
+        query = _id(row, listing, number)
+        _add_query(texts, query, str(row.get("text") or ""), listing, number)
         found = row.get("answers")
         if found:
             answers[query] = [found] if isinstance(found, str) else [str(answer) for answer in found]
@@ -185,14 +181,14 @@ def _marco(folder: Path, split: str) -> _Parts:
     qrels = read_qrels(_need(folder, f"qrels.{split}.tsv"))
 
     def read() -> Iterator[Document]:
-        for where, document, text in _tsv_pairs(corpus):
-            if not document:
-                raise UserError(f"{where}: the document has no id.")
-            yield Document(document, "", text)
+        for number, identifier, text in _tsv_pairs(corpus):
+            if not identifier:
+                raise UserError(f"{corpus}:{number}: the document has no id.")
+            yield Document(identifier, "", text, str(corpus), number)
 
     texts: dict[str, str] = {}
-    for where, query, text in _tsv_pairs(listing):
-        _add_query(texts, query, text, where)
+    for number, query, text in _tsv_pairs(listing):
+        _add_query(texts, query, text, listing, number)
     return read, texts, qrels, {}
 
 
@@ -203,8 +199,8 @@ def _dpr(folder: Path, split: str) -> _Parts:
         for number, row in _csv_rows(corpus):
             if row[:1] != ["id"]:
                 if len(row) < 3 or not row[0]:
-                    raise UserError(f"{corpus}, row {number} is not an id, a text and a title.")
-                yield Document(row[0], row[2], row[1])
+                    raise UserError(f"{corpus}: row {number} is not an id, a text and a title.")
+                yield Document(row[0], row[2], row[1], str(corpus), number)
 
     texts: dict[str, str] = {}
     answers: dict[str, list[str]] = {}
@@ -213,14 +209,14 @@ def _dpr(folder: Path, split: str) -> _Parts:
             question, listed = row
             answers[str(number)] = [str(answer) for answer in ast.literal_eval(listed)]
         except (ValueError, SyntaxError, TypeError):
-            raise UserError(f"{listing}, row {number} is not a question and a list of answers.") from None
+            raise UserError(f"{listing}: row {number} is not a question and a list of answers.") from None
         texts[str(number)] = question
     return read, texts, {}, answers
 
 
-def _add_query(texts: dict[str, str], query: str, text: str, where: str) -> None:
+def _add_query(texts: dict[str, str], query: str, text: str, listing: Path, number: int) -> None:
     if query in texts:
-        raise UserError(f"{where}: the query id {query!r} occurs twice; ids must be unique.")
+        raise UserError(f"{listing}:{number}: the query id {query!r} occurs twice; ids must be unique.")
     texts[query] = text
 
 
@@ -234,16 +230,16 @@ def read_qrels(path: str | Path) -> Qrels:
     """
     qrels: Qrels = {}
     for number, line in _lines(Path(path)):
-        columns = line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
+        columns = line.split("\t") if "\t" in line else line.split()
         if not columns:
             continue
         fits = len(columns) in (3, 4)
         if fits and _is_integer(columns[-1]):
             query, document, grade = columns[0], columns[-2], int(columns[-1])
             if qrels.setdefault(query, {}).setdefault(document, grade) != grade:
-                raise UserError(f"{path}, line {number} gives {query!r}, {document!r} a second grade.")
+                raise UserError(f"{path}:{number}: this gives {query!r}, {document!r} a second grade.")
         elif not (fits and number == 1):
-            raise UserError(f"{path}, line {number} is not `query, document, grade`: {line[:80]!r}.")
+            raise UserError(f"{path}:{number}: this is not `query, document, grade`: {line[:80]!r}.")
     if not qrels:
         raise UserError(f"{path} holds no judgement.")
     return qrels
@@ -267,47 +263,40 @@ def _need(folder: Path, name: str) -> Path:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The numbered lines of a UTF-8 file, plain or gzip."""
-    number = 0
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8", newline="\n") as stream:
-            for number, line in enumerate(stream, 1):
-                yield number, line
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 after line {number}; convert it first.") from None
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path} is damaged after line {number} ({error}); fetch it again.") from None
+    """The numbered lines of a UTF-8 file, plain or gzip; the first that cannot be read is refused."""
+    for number, line in lines_of(path, LINE_LIMIT):
+        if isinstance(line, Problem):
+            raise UserError(str(line))
+        yield number, line
 
 
-def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in _lines(path):
         if line.strip():
-            where = f"{path}, line {number}"
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                raise UserError(f"{where} is not JSON: {error}.") from None
+                raise UserError(f"{path}:{number}: this is not JSON ({error}).") from None
             if not isinstance(row, dict):
-                raise UserError(f"{where} is not a JSON object.")
-            yield where, row
+                raise UserError(f"{path}:{number}: this is not a JSON object.")
+            yield number, row
 
 
-def _id(row: dict[str, Any], where: str) -> str:
+def _id(row: dict[str, Any], path: Path, number: int) -> str:
     found = row.get("_id", row.get("id"))
     if found is None or found == "":
-        raise UserError(f"{where} has no id; expected a field `_id`.")
+        raise UserError(f"{path}:{number}: there is no id; expected a field `_id`.")
     return str(found)
 
 
-def _tsv_pairs(path: Path) -> Iterator[tuple[str, str, str]]:
+def _tsv_pairs(path: Path) -> Iterator[tuple[int, str, str]]:
     for number, line in _lines(path):
-        first, tab, rest = line.rstrip("\r\n").partition("\t")
+        first, tab, rest = line.partition("\t")
         if not tab:
-            raise UserError(f"{path}, line {number} has no tab; expected an id, a tab, and the text.")
-        yield f"{path}, line {number}", first, rest
+            raise UserError(f"{path}:{number}: there is no tab; expected an id, a tab, and the text.")
+        yield number, first, rest
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     csv.field_size_limit(sys.maxsize)
-    yield from enumerate(csv.reader((line for _, line in _lines(path)), delimiter="\t"), 1)
+    yield from enumerate(csv.reader((f"{line}\n" for _, line in _lines(path)), delimiter="\t"), 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -34,8 +35,10 @@ def open_tokenizer(name: str) -> Any:
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """sha256 of everything that decides how text becomes ids."""
-    return hashlib.sha256(backend_of(tokenizer).to_str().encode()).hexdigest()
+    """sha256 of everything that decides how text becomes ids (padding, truncation and framing do not)."""
+    layout = json.loads(backend_of(tokenizer).to_str())
+    deciding = {name: layout.get(name) for name in ("normalizer", "pre_tokenizer", "model", "added_tokens")}
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
 
 def worker_tokenizer(path: str | Path) -> Any:

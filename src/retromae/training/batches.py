@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -46,7 +46,8 @@ class Padding:
     def length(self, tokens: NDArray[np.int32]) -> NDArray[np.int64]:
         """The padded length of rows that have so many tokens of their own."""
         full = np.minimum(tokens.astype(np.int64) + 2, self.max_length)
-        return np.minimum(-(-full // self.multiple) * self.multiple, self.max_length)
+        padded: NDArray[np.int64] = np.minimum(-(-full // self.multiple) * self.multiple, self.max_length)
+        return padded
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ class RowBatches(Dataset[Batch]):
 
 
 def pad(
-    flat: NDArray[np.int32], lengths: NDArray[np.int64] | NDArray[np.int32], padding: Padding
+    flat: NDArray[np.int32], lengths: NDArray[Any], padding: Padding
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows that lie one after another become (B, L) token ids with special tokens, and their attention mask."""
     kept = np.minimum(lengths.astype(np.int64), padding.max_length - 2)
@@ -181,7 +182,9 @@ def pad(
 class RankSampler:
     """The micro-batches of one process, in order, from one step on."""
 
-    def __init__(self, plan: BatchPlan, rank: int, world_size: int, start: int, total_steps: int, epochs: int | None):
+    def __init__(
+        self, plan: BatchPlan, rank: int, world_size: int, start: int, total_steps: int, epochs: int | None
+    ):
         self.plan, self.rank, self.world_size = plan, rank, world_size
         self.start, self.total_steps, self.epochs = start, total_steps, epochs
 
@@ -201,7 +204,7 @@ def loader(dataset: RowBatches, sampler: RankSampler, *, workers: int, pin_memor
     return DataLoader(
         dataset,
         batch_size=None,
-        sampler=sampler,  # type: ignore[arg-type]  # it samples micro-batches, not row numbers
+        sampler=sampler,  # it samples micro-batches, not row numbers
         num_workers=workers,
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,

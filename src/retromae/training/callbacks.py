@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -39,7 +39,7 @@ class Interruption:
                 signal.signal(number, handler)
 
 
-class Stopping(TrainerCallback):  # type: ignore[misc]
+class Stopping(TrainerCallback):
     """Ends the run, with a checkpoint, when a signal came or the minutes are over. All processes stop alike."""
 
     def __init__(self, interruption: Interruption, clock: Clock) -> None:
@@ -58,7 +58,7 @@ class Stopping(TrainerCallback):  # type: ignore[misc]
         return control
 
 
-class Watching(TrainerCallback):  # type: ignore[misc]
+class Watching(TrainerCallback):
     """`metrics.jsonl`, and a line on the screen for every logging step and evaluation."""
 
     def __init__(self, run: RunFolder, clock: Clock, epoch_steps: float, console: Console | None) -> None:
@@ -66,7 +66,7 @@ class Watching(TrainerCallback):  # type: ignore[misc]
         self.clock = clock
         self.epoch_steps = epoch_steps
         self.console = console
-        self.tokens_seen = lambda: 0
+        self.tokens_seen: Callable[[], int] = lambda: 0
         self._last = (time.monotonic(), 0)
 
     def on_train_begin(
@@ -102,7 +102,9 @@ class Watching(TrainerCallback):  # type: ignore[misc]
         total = f"/{self.clock.total_steps}" if self.clock.total_steps else ""
         skipped = ("step", "epoch", "seconds", "tokens", "tokens_per_second", "learning_rate", "grad_norm")
         figures = "  ".join(
-            f"{name.removeprefix('eval_')} {value:.3f}" for name, value in record.items() if name not in skipped
+            f"{name.removeprefix('eval_')} {value:.3f}"
+            for name, value in record.items()
+            if name not in skipped
         )
         if not any(name.startswith("eval_") for name in record):
             left = self.clock.seconds_left(step)
@@ -114,4 +116,6 @@ class Watching(TrainerCallback):  # type: ignore[misc]
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+    return (
+        f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+    )

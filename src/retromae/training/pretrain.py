@@ -23,6 +23,7 @@ from retromae.models.backbone import Backbone
 from retromae.models.checkpoint import Checkpoint, open_checkpoint, open_tokenizer, save
 from retromae.objectives import Objective, Vocabulary, load
 from retromae.text.rows import Rows
+from retromae.text.vocabulary import tokenizer_fingerprint
 from retromae.text.words import ordinary_ids, word_starts
 from retromae.training.batches import BatchPlan, Padding, RankSampler, RowBatches, loader
 from retromae.training.callbacks import Interruption, Stopping, Watching
@@ -65,7 +66,9 @@ def build_objective(settings: Resolved, start: Checkpoint) -> Objective:
         start.backbone, settings.objective, vocabulary_of(start.tokenizer, start.backbone), config.seed
     )
     known = dict(heads_of(objective))
-    fitting = {name: head for name, head in start.heads.items() if name in known and known[name].shape == head.shape}
+    fitting = {
+        name: head for name, head in start.heads.items() if name in known and known[name].shape == head.shape
+    }
     if set(fitting) == set(known):
         for name, head in fitting.items():
             known[name].data.copy_(head)
@@ -84,7 +87,9 @@ def heads_of(objective: Objective) -> dict[str, torch.Tensor]:
 def vocabulary_of(tokenizer: PreTrainedTokenizerBase, backbone: Backbone) -> Vocabulary:
     """What objectives know of a tokenizer; ids that only the model has are special."""
     if tokenizer.mask_token_id is None:
-        raise UserError("The tokenizer has no mask token, which masked auto-encoding needs; choose another model.")
+        raise UserError(
+            "The tokenizer has no mask token, which masked auto-encoding needs; choose another model."
+        )
 
     def table(flags: np.ndarray) -> torch.Tensor:
         out = torch.zeros(backbone.vocab_size, dtype=torch.bool)
@@ -137,7 +142,7 @@ def _open_start(config: PretrainConfig, rows: Rows) -> Checkpoint:
             attn_implementation=config.attn_implementation,
             dropout=config.dropout,
         )
-        rows.check_tokenizer(start.tokenizer)
+        _check_tokenizer(rows, start)
         return start
     if rows.tokenizer_path is None:
         raise UserError(
@@ -158,6 +163,15 @@ def _open_start(config: PretrainConfig, rows: Rows) -> Checkpoint:
         attn_implementation=config.attn_implementation,
     )
     return Checkpoint(backbone, tokenizer, {}, {}, list(backbone.fresh), config.max_seq_length)
+
+
+def _check_tokenizer(rows: Rows, start: Checkpoint) -> None:
+    """Rows that we prepared know which tokenizer their ids belong to; foreign ones are checked batch by batch."""
+    if rows.info is not None and rows.info.tokenizer_fingerprint != tokenizer_fingerprint(start.tokenizer):
+        raise UserError(
+            f"'{rows.path}' was prepared with another tokenizer than the model's; prepare the text again with "
+            "--tokenizer set to the model."
+        )
 
 
 def _last_metrics(run: RunFolder) -> dict[str, float]:
@@ -215,7 +229,11 @@ class _Session:
             )
         multiple = config.pad_to_multiple_of or (8 if self.device_is_gpu else 1)
         return Padding(
-            tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id, config.max_seq_length, multiple
+            tokenizer.cls_token_id,
+            tokenizer.sep_token_id,
+            tokenizer.pad_token_id,
+            config.max_seq_length,
+            multiple,
         )
 
     def _plan(self) -> BatchPlan:
@@ -342,16 +360,16 @@ class _Session:
 
     def _measure(self, objective: Objective) -> dict[str, float]:
         device = next(objective.parameters()).device
-        autocast = partial(
-            torch.autocast, device.type, dtype=torch.bfloat16, enabled=self.config.bf16
-        )
+        autocast = partial(torch.autocast, device.type, dtype=torch.bfloat16, enabled=self.config.bf16)
         held_out = HeldOut(
             self.rows, self.held_out, self.padding, self.plan.tokens_per_batch, objective.backbone.vocab_size
         )
         metrics = held_out.measure(objective, device, autocast)
         if self.probe is not None:
             with autocast():
-                metrics |= self.probe.run(objective.backbone, self.padding, device, self.plan.tokens_per_batch)
+                metrics |= self.probe.run(
+                    objective.backbone, self.padding, device, self.plan.tokens_per_batch
+                )
         self.last_measured = metrics
         return metrics
 
@@ -373,7 +391,9 @@ class _Session:
             trainer.kept["worse"] = int(trainer.kept.get("worse", 0)) + 1
             if trainer.kept["worse"] == self.config.early_stopping_patience:
                 trainer.control.should_training_stop = trainer.control.should_save = True
-                self._say(f"The retrieval probe has not improved for {trainer.kept['worse']} measurements: stopping.")
+                self._say(
+                    f"The retrieval probe has not improved for {trainer.kept['worse']} measurements: stopping."
+                )
 
     def _warn(self, metrics: dict[str, float], step: int) -> None:
         use = metrics.get("cls_use")
@@ -409,7 +429,11 @@ class _Session:
             **facts_about_here(),
             objective=self.config.objective,
             world_size=distributed.world_size(),
-            rows={"path": str(self.config.rows), "fingerprint": self.rows.fingerprint, "rows": len(self.rows)},
+            rows={
+                "path": str(self.config.rows),
+                "fingerprint": self.rows.fingerprint,
+                "rows": len(self.rows),
+            },
             train_rows=len(self.train_rows),
             held_out_rows=len(self.held_out),
             probe={"queries": len(self.probe.queries), "titles": self.probe.titles} if self.probe else None,

@@ -64,7 +64,9 @@ class Probe:
         return cls(queries, passages, np.asarray(answers, dtype=np.int64), by_title)
 
     @torch.no_grad()
-    def run(self, backbone: Backbone, padding: Padding, device: torch.device, tokens: int) -> dict[str, float]:
+    def run(
+        self, backbone: Backbone, padding: Padding, device: torch.device, tokens: int
+    ) -> dict[str, float]:
         """nDCG@10 with its interval; `tokens` is the budget of one batch."""
         if not self.queries:
             return {}

@@ -15,9 +15,13 @@ from retromae.objectives import available, load
 class PretrainConfig:
     """Settings of `retromae pretrain`, besides those of the objective."""
 
-    rows: str = setting("", "folder of token rows, from `retromae prepare`, or any datasets folder with token_ids")
+    rows: str = setting(
+        "", "folder of token rows, from `retromae prepare`, or any datasets folder with token_ids"
+    )
     output_dir: str = setting("", "run folder to write")
-    model_name_or_path: str | None = setting(None, "encoder to start from: a folder or hub name; without it, from scratch")
+    model_name_or_path: str | None = setting(
+        None, "encoder to start from: a folder or hub name; without it, from scratch"
+    )
     objective: str = setting("retromae", "pre-training objective, or a .py file or module that defines one")
 
     # a model from scratch
@@ -50,14 +54,20 @@ class PretrainConfig:
     adam_epsilon: float = setting(1e-8, "AdamW's epsilon")
     max_grad_norm: float = setting(1.0, "gradients are clipped to this norm; 0 turns it off")
     warmup_ratio: float = setting(0.1, "share of the run in which the learning rate rises")
-    lr_scheduler_type: Literal["linear", "cosine", "constant"] = setting("linear", "how the rate falls after warm-up")
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = setting(
+        "linear", "how the rate falls after warm-up"
+    )
     seed: int = setting(42, "masks, batches, dropout and fresh weights are pure functions of it")
 
     # the machine
     dropout: float | None = setting(None, "replaces every dropout of the model; its own if left out")
-    attn_implementation: str | None = setting(None, "sdpa, eager or flash_attention_2; the best known if left out")
+    attn_implementation: str | None = setting(
+        None, "sdpa, eager or flash_attention_2; the best known if left out"
+    )
     bf16: bool = setting(False, "bfloat16 mixed precision")
-    gradient_checkpointing: bool = setting(False, "recompute activations instead of keeping them: less memory, slower")
+    gradient_checkpointing: bool = setting(
+        False, "recompute activations instead of keeping them: less memory, slower"
+    )
     torch_compile: bool = setting(False, "compile the model (worth it on a GPU)")
 
     # watching
@@ -69,8 +79,12 @@ class PretrainConfig:
     eval_rows: int = setting(1000, "at most so many rows are held out")
     probe_queries: int = setting(300, "queries of the retrieval probe; 0 turns it off")
     keep_best: bool = setting(True, "model/ is the checkpoint with the best retrieval probe, not the last")
-    early_stopping_patience: int | None = setting(None, "stop after so many measurements without a better probe")
-    report_to: list[str] = setting([], "tensorboard, trackio, wandb: besides metrics.jsonl, which is always written")
+    early_stopping_patience: int | None = setting(
+        None, "stop after so many measurements without a better probe"
+    )
+    report_to: list[str] = setting(
+        [], "tensorboard, trackio, wandb: besides metrics.jsonl, which is always written"
+    )
 
 
 # What may differ between a run and its continuation: it changes what is shown or kept, not what is computed.
@@ -103,13 +117,17 @@ def resolve(values: Mapping[str, Any], where: str = "settings") -> Resolved:
     own_names = {option.name for option in options(own)}
     clash = general & own_names
     if clash:
-        raise UserError(f"The objective '{name}' uses names that pretrain has already: {', '.join(sorted(clash))}.")
+        raise UserError(
+            f"The objective '{name}' uses names that pretrain has already: {', '.join(sorted(clash))}."
+        )
     for key in values:
         if key in general or key in own_names:
             continue
         others = [other for other in available() if key in {o.name for o in options(load(other).Config)}]
         if others:
-            raise UserError(f"{where}: '{key}' belongs to {', '.join(others)}, but the objective is '{name}'.")
+            raise UserError(
+                f"{where}: '{key}' belongs to {', '.join(others)}, but the objective is '{name}'."
+            )
         raise unknown_key(key, general | own_names, where)
     return Resolved(
         from_dict(PretrainConfig, {k: v for k, v in values.items() if k in general}, where),

@@ -1,0 +1,162 @@
+"""A corpus → shards of vectors: resumable, by one process or many, with memory that does not grow.
+
+Shard s holds documents s·size to (s+1)·size − 1. Under torchrun process r makes the shards r, r + world, …; a
+shard depends on its own documents only, so the result is the same, bit for bit, whoever makes it. There is
+nothing to resume from but the folder: shards that are there are compared with the corpus and kept.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from retromae.core import distributed
+from retromae.core.errors import UserError
+from retromae.retrieval.encoder import Encoder
+from retromae.retrieval.shards import (
+    MANIFEST,
+    Manifest,
+    Precision,
+    Shard,
+    VectorStore,
+    digest_of,
+    shard_folder,
+    write_shard,
+)
+from retromae.text.collections import Document
+
+Corpus = Callable[[], Iterable[tuple[str, str, str]]]  # (id, title, text), read anew at every call
+SHARD_SIZE = 16384
+
+
+def embed_corpus(
+    encoder: Encoder,
+    corpus: Corpus,
+    folder: str | Path,
+    *,
+    dtype: Precision = "float32",
+    shard_size: int = SHARD_SIZE,
+    progress: bool = False,
+) -> VectorStore | None:
+    """Encode every document and return the finished folder; None where other processes still work on it.
+
+    The corpus is read twice: once to count it and to refuse missing and repeated ids before any work is done
+    (8 bytes a document), once to encode. `Collection.corpus` is such a corpus. Call again to resume; a folder
+    with vectors of another model, other settings or another corpus is refused.
+    """
+    folder = Path(folder)
+    if dtype not in ("float32", "float16"):
+        raise UserError(f"vectors are stored as float32 or float16, not {dtype}.")
+    if shard_size < 1:
+        raise UserError(f"a shard must hold at least 1 document, not {shard_size}.")
+    manifest = Manifest(
+        fingerprint=encoder.fingerprint,
+        dimension=encoder.dimension,
+        vocabulary=encoder.vocabulary,
+        dtype=dtype,
+        documents=count_documents(corpus),
+        shard_size=shard_size,
+        source=encoder.source,
+        settings=encoder.settings,
+    )
+    _claim(folder, manifest)
+    mine = range(distributed.rank(), manifest.shards, distributed.world_size())
+    with _progress(progress and distributed.writes()) as bar:
+        task = bar.add_task("passages", total=sum(manifest.size_of(shard) for shard in mine))
+        for shard, documents in enumerate(_parts(corpus, shard_size)):
+            if shard in mine:
+                _make(encoder, folder, shard, documents, dtype)
+                bar.advance(task, len(documents))
+    done = all((shard_folder(folder, n) / "shard.json").is_file() for n in range(manifest.shards))
+    return VectorStore(folder) if done else None
+
+
+def _make(encoder: Encoder, folder: Path, shard: int, documents: list[Document], dtype: Precision) -> None:
+    """Make one shard, or see that the finished one belongs to these documents."""
+    path = shard_folder(folder, shard)
+    for left_over in folder.glob(f".{path.name}.*"):
+        shutil.rmtree(left_over)
+    if path.exists():
+        if Shard(path, 0).facts["digest"] != digest_of(documents):
+            raise UserError(
+                f"{path} was made of other documents: the corpus has changed; encode it into a new folder."
+            )
+        return
+    texts = [document.text for document in documents]
+    vectors = encoder.encode_passages(texts, [document.title for document in documents])
+    write_shard(folder, shard, vectors, documents, dtype)
+
+
+def _claim(folder: Path, manifest: Manifest) -> None:
+    """Write vectors.json, or see that the one that is there says the same (the model may have moved)."""
+    stray = folder.is_dir() and any(folder.glob("shard-*"))  # before the manifest, which others write first
+    if (folder / MANIFEST).is_file():
+        found = vars(Manifest.read(folder))
+        changed = [name for name, value in vars(manifest).items() if name != "source" and found[name] != value]
+        if changed:
+            raise UserError(
+                f"{folder} holds vectors that differ in {', '.join(changed)}; choose another folder or delete it."
+            )
+    else:
+        if stray:
+            raise UserError(f"{folder} holds shards without {MANIFEST}; choose another folder or delete it.")
+        manifest.write(folder)
+
+
+def _parts(corpus: Corpus, size: int) -> Iterator[list[Document]]:
+    documents = (Document(*row) for row in corpus())
+    while part := list(itertools.islice(documents, size)):
+        yield part
+
+
+def count_documents(corpus: Corpus) -> int:
+    """How many; a missing or repeated id, or an empty corpus, is refused."""
+    hashes = array("q")
+    for number, (name, _, _) in enumerate(corpus(), 1):
+        if not name:
+            raise UserError(f"document {number} of the corpus has no id; give every document one.")
+        hashes.append(hash(name))
+    if not hashes:
+        raise UserError("the corpus holds no document.")
+    values, counts = np.unique(np.frombuffer(hashes, dtype=np.int64), return_counts=True)
+    if (counts > 1).any():
+        suspects, seen = set(values[counts > 1].tolist()), set()
+        for name, _, _ in corpus():
+            if hash(name) in suspects:
+                if name in seen:
+                    raise UserError(f"the corpus holds the id {name!r} twice; ids must be unique.")
+                seen.add(name)
+    return len(hashes)
+
+
+class _Speed(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:,.0f}/s" if task.speed else "")
+
+
+def _progress(shown: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Speed(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        disable=not shown,
+    )
