@@ -233,7 +233,7 @@ def test_an_objective_may_live_in_a_file_of_its_own(
         "    Config = HalfConfig\n"
         "    def forward(self, batch, drawn=None, totals=None):\n"
         "        parts = super().forward(batch, drawn, totals)\n"
-        "        return {**parts, 'loss': parts['loss'] * self.config.factor}\n"
+        "        return {**parts, 'loss': parts['loss'] * self.settings.factor}\n"
     )
     half = make(tiny_folder("bert"), str(own))(batch_of(PASSAGES, 0))["loss"]
     whole = make(tiny_folder("bert"), "mlm")(batch_of(PASSAGES, 0))["loss"]

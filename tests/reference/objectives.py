@@ -96,21 +96,21 @@ class Setting:
             p = decoder.positions.weight[: len(ids)]
         if visible is None:
             return decoding.basic(decoder, sentence, e, p, torch.ones(len(ids)))
-        norm = backbone.embedding_norm if self.objective.config.decoder_embedding_norm == "context" else None
+        norm = backbone.embedding_norm if self.objective.settings.decoder_embedding_norm == "context" else None
         return decoding.enhanced(decoder, sentence, e, p, visible, norm)
 
 
 def mlm(setting: Setting, passages: list[Passage]) -> Tensor:
     losses = []
     for passage in passages:
-        masked, labelled = setting.mask(passage, setting.objective.config.encoder_mlm_probability)
+        masked, labelled = setting.mask(passage, setting.objective.settings.encoder_mlm_probability)
         states = setting.states(masked)
         losses += [setting.loss_at(states[i], passage.ids[i]) for i in labelled]
     return torch.stack(losses).mean()
 
 
 def retromae(setting: Setting, passages: list[Passage]) -> Tensor:
-    config = setting.objective.config
+    config = setting.objective.settings
     encoder, decoder = [], []
     for passage in passages:
         masked, labelled = setting.mask(passage, config.encoder_mlm_probability)
@@ -128,7 +128,7 @@ def retromae(setting: Setting, passages: list[Passage]) -> Tensor:
 
 
 def dupmae(setting: Setting, passages: list[Passage]) -> Tensor:
-    backbone, config = setting.objective.backbone, setting.objective.config
+    backbone, config = setting.objective.backbone, setting.objective.settings
     bags = []
     for passage in passages:
         masked, _ = setting.mask(passage, config.encoder_mlm_probability)

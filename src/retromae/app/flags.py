@@ -14,7 +14,10 @@ from rich.console import Console
 from retromae.core.config import Option
 from retromae.core.errors import UserError
 
+console = Console()
 errors = Console(stderr=True)
+Recipe = Annotated[Optional[str], typer.Argument(help="YAML with settings, or the name of a recipe")]  # noqa: UP045
+PrintConfig = Annotated[bool, typer.Option("--print_config", help="show the resolved settings and stop")]
 _BUNDLED = (Path(__file__).parents[1] / "recipes", Path(__file__).parents[3] / "recipes")
 
 

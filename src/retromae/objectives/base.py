@@ -74,10 +74,10 @@ class Objective(nn.Module, ABC):
     Config: ClassVar[type]
     paper: ClassVar[str] = ""
 
-    def __init__(self, backbone: Backbone, config: Any, vocabulary: Vocabulary, seed: int = 0) -> None:
+    def __init__(self, backbone: Backbone, settings: Any, vocabulary: Vocabulary, seed: int = 0) -> None:
         super().__init__()
         self.backbone = backbone
-        self.config = config
+        self.settings = settings
         self.seed = seed
         self.mask_id = vocabulary.mask_id
         self.loss_backend: Backend = "chunked"

@@ -34,7 +34,7 @@ class DupMAE(retromae.RetroMAE):
     paper = (
         "RetroMAE-2: Duplex Masked Auto-Encoder For Pre-Training Retrieval-Oriented Language Models (2023)"
     )
-    config: DupMAEConfig
+    settings: DupMAEConfig
 
     def draw(self, batch: Batch) -> Drawn:
         drawn = super().draw(batch)
@@ -48,7 +48,7 @@ class DupMAE(retromae.RetroMAE):
         encoded = self.encode(batch, drawn)
         loss, parts = self.vocabulary_losses(encoded.parts, totals)
         bow = self.bag_of_words(encoded.hidden, batch).sum() / totals["bow"].clamp(min=1)
-        return {"loss": loss + self.config.bow_weight * bow, **parts, "bow": bow.detach()}
+        return {"loss": loss + self.settings.bow_weight * bow, **parts, "bow": bow.detach()}
 
     def bag_of_words(self, hidden: Tensor, batch: Batch) -> Tensor:
         """(B,) loss of each passage; 0 for a passage without an ordinary token."""
@@ -58,7 +58,7 @@ class DupMAE(retromae.RetroMAE):
         pooled = max_pooled_logits(
             self.backbone.head_transform(hidden), self.backbone.head_weight, self.backbone.head_bias, counted
         )
-        losses = bag_of_words(pooled, batch.token_ids, counted, per_token=self.config.bow_per_token)
+        losses = bag_of_words(pooled, batch.token_ids, counted, per_token=self.settings.bow_per_token)
         return losses.masked_fill(empty, 0.0)
 
     def measure_encoded(

@@ -27,10 +27,10 @@ class MaskedLanguageModel(Objective):
 
     Config = MLMConfig
     paper = "BERT: Pre-training of Deep Bidirectional Transformers (2019)"
-    config: MLMConfig
+    settings: MLMConfig
 
     def draw(self, batch: Batch) -> Drawn:
-        token_ids, labelled = self.mask_words(batch, self.config.encoder_mlm_probability)
+        token_ids, labelled = self.mask_words(batch, self.settings.encoder_mlm_probability)
         return Drawn({"token_ids": token_ids, "labelled": labelled}, {"encoder": count(labelled)})
 
     def forward(

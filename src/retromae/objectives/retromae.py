@@ -61,27 +61,27 @@ class RetroMAE(Objective):
 
     Config = RetroMAEConfig
     paper = "RetroMAE: Pre-Training Retrieval-oriented Language Models Via Masked Auto-Encoder (2022)"
-    config: RetroMAEConfig
+    settings: RetroMAEConfig
 
-    def __init__(self, backbone: Backbone, config: RetroMAEConfig, vocabulary: Vocabulary, seed: int = 0) -> None:
-        super().__init__(backbone, config, vocabulary, seed)
-        self.enhanced = config.decoder == "enhanced"
-        if self.enhanced and config.decoder_layers != 1:
+    def __init__(self, backbone: Backbone, settings: RetroMAEConfig, vocabulary: Vocabulary, seed: int = 0) -> None:
+        super().__init__(backbone, settings, vocabulary, seed)
+        self.enhanced = settings.decoder == "enhanced"
+        if self.enhanced and settings.decoder_layers != 1:
             raise UserError(
-                f"decoder_layers is {config.decoder_layers}, but enhanced decoding has one layer by design; "
+                f"decoder_layers is {settings.decoder_layers}, but enhanced decoding has one layer by design; "
                 "set decoder: basic for more."
             )
         self.decoder: EnhancedDecoder | BasicDecoder
         if self.enhanced:
-            self.decoder = EnhancedDecoder(backbone, embedding_norm=config.decoder_embedding_norm)
+            self.decoder = EnhancedDecoder(backbone, embedding_norm=settings.decoder_embedding_norm)
         else:
-            self.decoder = BasicDecoder(backbone, config.decoder_layers)
+            self.decoder = BasicDecoder(backbone, settings.decoder_layers)
 
     def heads(self) -> dict[str, nn.Module]:
         return {"decoder": self.decoder}
 
     def draw(self, batch: Batch) -> Drawn:
-        token_ids, labelled = self.mask_words(batch, self.config.encoder_mlm_probability)
+        token_ids, labelled = self.mask_words(batch, self.settings.encoder_mlm_probability)
         tensors = {"token_ids": token_ids, "labelled": labelled}
         if self.enhanced:
             tensors["decoder_labelled"] = self.is_ordinary(batch)
@@ -133,7 +133,7 @@ class RetroMAE(Objective):
 
     def hidden_share(self, progress: float) -> float:
         """How much is hidden from a decoder row at this point of the training."""
-        target, schedule = self.config.decoder_mlm_probability, self.config.hide_schedule
+        target, schedule = self.settings.decoder_mlm_probability, self.settings.hide_schedule
         if schedule <= 0.0 or progress >= schedule:
             return target
         return 1.0 - (1.0 - target) * progress / schedule

@@ -12,6 +12,7 @@ import shutil
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from rich.progress import (
@@ -29,6 +30,7 @@ from rich.text import Text
 from retromae.core import distributed
 from retromae.core.errors import UserError
 from retromae.retrieval.encoder import Encoder
+from retromae.retrieval.passages import Passage
 from retromae.retrieval.shards import (
     MANIFEST,
     Manifest,
@@ -39,9 +41,20 @@ from retromae.retrieval.shards import (
     shard_folder,
     write_shard,
 )
-from retromae.text.collections import Document
 
-Corpus = Callable[[], Iterable[tuple[str, str, str]]]  # (id, title, text), read anew at every call
+
+class Document(Protocol):
+    """What a corpus is made of: `Passage`, or what `Collection.corpus` gives."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+
+
+Corpus = Callable[[], Iterable[Document]]  # read anew at every call
 SHARD_SIZE = 16384
 
 
@@ -87,7 +100,7 @@ def embed_corpus(
     return VectorStore(folder) if done else None
 
 
-def _make(encoder: Encoder, folder: Path, shard: int, documents: list[Document], dtype: Precision) -> None:
+def _make(encoder: Encoder, folder: Path, shard: int, documents: list[Passage], dtype: Precision) -> None:
     """Make one shard, or see that the finished one belongs to these documents."""
     path = shard_folder(folder, shard)
     for left_over in folder.glob(f".{path.name}.*"):
@@ -108,7 +121,9 @@ def _claim(folder: Path, manifest: Manifest) -> None:
     stray = folder.is_dir() and any(folder.glob("shard-*"))  # before the manifest, which others write first
     if (folder / MANIFEST).is_file():
         found = vars(Manifest.read(folder))
-        changed = [name for name, value in vars(manifest).items() if name != "source" and found[name] != value]
+        changed = [
+            name for name, value in vars(manifest).items() if name != "source" and found[name] != value
+        ]
         if changed:
             raise UserError(
                 f"{folder} holds vectors that differ in {', '.join(changed)}; choose another folder or delete it."
@@ -119,8 +134,8 @@ def _claim(folder: Path, manifest: Manifest) -> None:
         manifest.write(folder)
 
 
-def _parts(corpus: Corpus, size: int) -> Iterator[list[Document]]:
-    documents = (Document(*row) for row in corpus())
+def _parts(corpus: Corpus, size: int) -> Iterator[list[Passage]]:
+    documents = (Passage(found.id, found.title, found.text) for found in corpus())
     while part := list(itertools.islice(documents, size)):
         yield part
 
@@ -128,20 +143,20 @@ def _parts(corpus: Corpus, size: int) -> Iterator[list[Document]]:
 def count_documents(corpus: Corpus) -> int:
     """How many; a missing or repeated id, or an empty corpus, is refused."""
     hashes = array("q")
-    for number, (name, _, _) in enumerate(corpus(), 1):
-        if not name:
+    for number, document in enumerate(corpus(), 1):
+        if not document.id:
             raise UserError(f"document {number} of the corpus has no id; give every document one.")
-        hashes.append(hash(name))
+        hashes.append(hash(document.id))
     if not hashes:
         raise UserError("the corpus holds no document.")
     values, counts = np.unique(np.frombuffer(hashes, dtype=np.int64), return_counts=True)
     if (counts > 1).any():
         suspects, seen = set(values[counts > 1].tolist()), set()
-        for name, _, _ in corpus():
-            if hash(name) in suspects:
-                if name in seen:
-                    raise UserError(f"the corpus holds the id {name!r} twice; ids must be unique.")
-                seen.add(name)
+        for document in corpus():
+            if hash(document.id) in suspects:
+                if document.id in seen:
+                    raise UserError(f"the corpus holds the id {document.id!r} twice; ids must be unique.")
+                seen.add(document.id)
     return len(hashes)
 
 

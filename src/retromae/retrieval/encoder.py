@@ -25,7 +25,7 @@ from retromae.core.errors import UserError
 from retromae.core.packing import by_length, pad
 from retromae.retrieval.opening import PoolingMode, fingerprint, open_model, pooling_of
 from retromae.retrieval.representation import DupMAERepresentation, Task
-from retromae.retrieval.vectors import Explanation, Floats, Vectors, explain
+from retromae.retrieval.vectors import Explanation, Vectors, explain
 
 Precision = Literal["float32", "bfloat16"]
 CPU_TOKENS, GPU_TOKENS = 2048, 65536  # tokens of a batch, padding included
@@ -58,7 +58,9 @@ class Encoder:
         self.pooling = pooling_of(model)
         self.similarity: str = str(model.similarity_fn_name)
         if self.similarity not in ("dot", "cosine"):
-            raise UserError(f"the model compares vectors by {self.similarity}; only dot and cosine are searched.")
+            raise UserError(
+                f"the model compares vectors by {self.similarity}; only dot and cosine are searched."
+            )
         self._own = next((module for module in model if isinstance(module, DupMAERepresentation)), None)
         if self._own is not None and normalize:
             raise UserError("DupMAE's two halves are added up, so its dense half cannot be normalised.")
@@ -106,7 +108,9 @@ class Encoder:
     @property
     def dimension(self) -> int:
         """Of the dense vectors."""
-        return int(self._own.dimension if self._own is not None else self.model.get_embedding_dimension())
+        return int(
+            self._own.dimension if self._own is not None else self.model.get_embedding_dimension() or 0
+        )
 
     @property
     def vocabulary(self) -> int | None:
@@ -123,7 +127,9 @@ class Encoder:
         """One row per query; an empty query is refused."""
         for number, text in enumerate(texts):
             if not text.strip():
-                raise UserError(f"query {number + 1} of {len(texts)} is empty; leave it out or give it a text.")
+                raise UserError(
+                    f"query {number + 1} of {len(texts)} is empty; leave it out or give it a text."
+                )
         return self._encode(list(texts), "query")
 
     def encode_passages(self, texts: Sequence[str], titles: Sequence[str] | None = None) -> Vectors:
@@ -148,7 +154,7 @@ class Encoder:
     def _prompt(self, task: Task) -> str:
         prompts = self.model.prompts
         names = [name for name in (*_PROMPTS[task], self.model.default_prompt_name) if name in prompts]
-        return prompts[names[0]] if names else ""
+        return str(prompts[names[0]]) if names else ""
 
     def _length(self, task: Task, wanted: int | None) -> int:
         longest = self.model.max_seq_length
@@ -165,6 +171,9 @@ class Encoder:
     # Encoding
 
     def _encode(self, texts: list[str], task: Task) -> Vectors:
+        if not texts:
+            lexical = None if self.vocabulary is None else csr_array((0, self.vocabulary), dtype=np.float32)
+            return Vectors(np.empty((0, self.dimension), dtype=np.float32), lexical, self.fingerprint)
         if not self._reads_tokens():
             return self._encode_by_model(texts, task)
         tokens, lengths = self._tokenize(texts, task)
@@ -179,7 +188,7 @@ class Encoder:
                 dense[torch.from_numpy(rows).to(dense.device)] = self._finish(out)
                 if self._own is not None:
                     lexical.append(_sparse(out["lexical_embedding"], self._own.terms, task))
-        joined = None if self._own is None else _in_order(lexical, batches, self._own.backbone.vocab_size)
+        joined = None if self._own is None else _in_order(lexical, batches)
         return Vectors(dense.cpu().numpy(), joined, self.fingerprint)
 
     def _reads_tokens(self) -> bool:
@@ -197,9 +206,7 @@ class Encoder:
     def _encode_by_model(self, texts: list[str], task: Task) -> Vectors:
         prompt = self.query_prompt if task == "query" else self.passage_prompt
         encode = self.model.encode_query if task == "query" else self.model.encode_document
-        dense: Floats = np.empty((0, self.dimension), dtype=np.float32)
-        if texts:
-            dense = encode(texts, prompt=prompt, normalize_embeddings=self.normalize, show_progress_bar=False)
+        dense = encode(texts, prompt=prompt, normalize_embeddings=self.normalize, show_progress_bar=False)
         return Vectors(np.asarray(dense, dtype=np.float32), None, self.fingerprint)
 
     def _tokenize(
@@ -236,7 +243,9 @@ class Encoder:
             name: pad(flat, starts, lengths, fills.get(name, 0), left=left) for name, flat in tokens.items()
         }
         ones = np.ones(1, dtype=np.int64)
-        arrays["attention_mask"] = pad(np.broadcast_to(ones, int(lengths.max())), starts * 0, lengths, 0, left=left)
+        arrays["attention_mask"] = pad(
+            np.broadcast_to(ones, int(lengths.max())), starts * 0, lengths, 0, left=left
+        )
         features: dict[str, Any] = {
             name: torch.from_numpy(array).to(self.model.device, non_blocking=True)
             for name, array in arrays.items()
@@ -264,8 +273,6 @@ def _sparse(lexical: Tensor, terms: int, task: Task) -> csr_array:
     return csr_array((weights, best.cpu().numpy().ravel().astype(np.int32), starts), shape=(size, vocabulary))
 
 
-def _in_order(parts: list[csr_array], batches: list[npt.NDArray[np.int64]], vocabulary: int) -> csr_array:
+def _in_order(parts: list[csr_array], batches: list[npt.NDArray[np.int64]]) -> csr_array:
     """The batches' rows in the order of the texts."""
-    if not parts:
-        return csr_array((0, vocabulary), dtype=np.float32)
     return vstack(parts, format="csr")[np.argsort(np.concatenate(batches))]

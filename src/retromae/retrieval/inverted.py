@@ -35,7 +35,9 @@ class InvertedIndex:
 
     def __init__(self, folder: str | Path) -> None:
         try:
-            arrays = [np.load(Path(folder) / f"{name}.npy", mmap_mode="r") for name in (*_BY_DOCUMENT, *_BY_TERM)]
+            arrays = [
+                np.load(Path(folder) / f"{name}.npy", mmap_mode="r") for name in (*_BY_DOCUMENT, *_BY_TERM)
+            ]
         except (OSError, ValueError) as error:
             raise UserError(f"{folder} is missing or truncated ({error}); build the index again.") from None
         self._starts, self._terms, self._weights = arrays[:3]
@@ -57,8 +59,8 @@ class InvertedIndex:
 
     def block_scores(self, queries: Floats, start: int, stop: int) -> Floats:
         """(q, n): every query, given as (q, V), with the documents start … stop − 1."""
-        scores: Floats = (self.rows(start, stop) @ np.ascontiguousarray(queries.T)).T
-        return scores
+        documents = self.rows(start, stop).astype(np.float64)
+        return np.asarray((documents @ queries.T.astype(np.float64, order="C")).T, dtype=np.float32)
 
     def candidate_scores(self, queries: Floats, places: Integers) -> Floats:
         """(q, c): each query with its own candidates; 0 at place −1."""
@@ -121,7 +123,11 @@ def build_inverted(folder: Path, parts: Parts, vocabulary: int) -> None:
             raise UserError(f"the vectors hold the term {int(terms.max())} of a vocabulary of {vocabulary}.")
         per_term += np.bincount(terms, minlength=vocabulary)
         documents, postings = documents + len(starts) - 1, postings + len(terms)
-    sizes = {"starts": (np.int64, documents + 1), "terms": (np.int32, postings), "weights": (np.float32, postings)}
+    sizes = {
+        "starts": (np.int64, documents + 1),
+        "terms": (np.int32, postings),
+        "weights": (np.float32, postings),
+    }
     sizes |= {"documents": (np.int32, postings), "term_weights": (np.float32, postings)}
     files = {
         name: np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=(size,))

@@ -58,6 +58,7 @@ class Binary:
     rescore: int = setting(10, "candidates per result that are scored with the whole vector")
 
 
+_faiss: Any = faiss  # its stubs lack what is made when it is loaded
 Parameters = Flat | HNSW | IVFPQ | Int8 | Binary
 KINDS: dict[str, type[Parameters]] = {
     "flat": Flat,
@@ -105,7 +106,9 @@ def _quantised(kind: quantise.Quantised, dimension: int, parts: Parts) -> Any:
 
 def _trained_ivfpq(parameters: IVFPQ, dimension: int, count: int, parts: Parts) -> Any:
     if count < 256:
-        raise UserError(f"an index of kind ivfpq needs at least 256 vectors to learn from, got {count}; use flat.")
+        raise UserError(
+            f"an index of kind ivfpq needs at least 256 vectors to learn from, got {count}; use flat."
+        )
     lists = parameters.lists or max(1, min(int(4 * count**0.5), count // 39))  # faiss asks for 39 a list
     size = parameters.bytes or max(n for n in range(1, max(1, dimension // 4) + 1) if dimension % n == 0)
     if dimension % size or lists > count:
@@ -143,9 +146,9 @@ def search(index: Any, parameters: Parameters, queries: Floats, fetch: int) -> t
         case Binary():
             return quantise.search(index, "binary", queries, fetch)
         case HNSW():
-            how = faiss.SearchParametersHNSW(efSearch=max(parameters.effort, fetch))
+            how = _faiss.SearchParametersHNSW(efSearch=max(parameters.effort, fetch))
         case IVFPQ():
-            how = faiss.SearchParametersIVF(nprobe=parameters.probes)
+            how = _faiss.SearchParametersIVF(nprobe=parameters.probes)
         case Flat():
             how = None
     scores, places = index.search(queries, fetch, params=how)

@@ -24,7 +24,14 @@ from retromae.retrieval.representation import DupMAERepresentation, as_sentence_
 PoolingMode = Literal["cls", "mean"]
 _OURS = "retromae."
 # What a configuration says about its file or the library, not about the vectors.
-_VOLATILE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "tokenizer_class"}
+_VOLATILE = {
+    "_name_or_path",
+    "transformers_version",
+    "dtype",
+    "torch_dtype",
+    "architectures",
+    "tokenizer_class",
+}
 
 
 def open_model(
@@ -99,7 +106,9 @@ def _open_plain(name: str, pooling: PoolingMode | None, device: str | None) -> S
 def _set_pooling(model: SentenceTransformer, pooling: PoolingMode, name: str) -> None:
     poolers = [module for module in model if isinstance(module, Pooling)]
     if len(poolers) != 1 or not isinstance(poolers[0].pooling_mode, str):
-        raise UserError(f"{name} does not pool tokens in one way, so its pooling cannot be set; leave it out.")
+        raise UserError(
+            f"{name} does not pool tokens in one way, so its pooling cannot be set; leave it out."
+        )
     poolers[0].pooling_mode = pooling
 
 
@@ -130,7 +139,9 @@ def fingerprint(model: SentenceTransformer, **settings: Any) -> str:
         "terms": [module.terms for module in model if isinstance(module, DupMAERepresentation)],
         "truncated to": model.truncate_dim,
         "config": {k: v for k, v in config.to_diff_dict().items() if k not in _VOLATILE} if config else {},
-        "vocabulary": sorted(model.tokenizer.get_vocab().items()) if hasattr(model.tokenizer, "get_vocab") else [],
+        "vocabulary": sorted(model.tokenizer.get_vocab().items())
+        if hasattr(model.tokenizer, "get_vocab")
+        else [],
         **settings,
     }
     digest.update(json.dumps(facts, sort_keys=True, default=str).encode())

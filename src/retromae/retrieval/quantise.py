@@ -21,19 +21,15 @@ Bytes = npt.NDArray[np.uint8]
 
 def ranges_of(parts: Iterable[npt.NDArray[Any]]) -> Floats:
     """(2, d): the smallest and largest value of each dimension over all parts, which are read one by one."""
-    low = high = None
-    for part in parts:
-        least, most = part.min(axis=0), part.max(axis=0)
-        low = least if low is None else np.minimum(low, least)
-        high = most if high is None else np.maximum(high, most)
-    return np.vstack([low, high]).astype(np.float32)
+    found = [np.vstack([part.min(axis=0), part.max(axis=0)]) for part in parts]
+    lows, highs = np.stack(found, axis=1)
+    return np.vstack([lows.min(axis=0), highs.max(axis=0)]).astype(np.float32)
 
 
 def codes_of(vectors: Floats, kind: Quantised, ranges: Floats | None) -> Bytes:
     """(n, d) bytes for int8, (n, ⌈d / 8⌉) for binary."""
-    precision = "uint8" if kind == "int8" else "ubinary"  # faiss counts int8 codes from 0
-    codes: Bytes = quantize_embeddings(vectors, precision=precision, ranges=ranges)
-    return codes
+    precision: Literal["uint8", "ubinary"] = "uint8" if kind == "int8" else "ubinary"  # faiss counts from 0
+    return np.asarray(quantize_embeddings(vectors, precision=precision, ranges=ranges), dtype=np.uint8)
 
 
 def new_index(kind: Quantised, dimension: int, ranges: Floats | None) -> Any:
@@ -54,9 +50,7 @@ def add(index: Any, kind: Quantised, codes: Bytes) -> None:
         index.add_sa_codes(codes)
 
 
-def search(
-    index: Any, kind: Quantised, queries: Floats, fetch: int
-) -> tuple[npt.NDArray[np.int64], Floats]:
+def search(index: Any, kind: Quantised, queries: Floats, fetch: int) -> tuple[npt.NDArray[np.int64], Floats]:
     """Positions and scores (larger is better), (q, fetch), −1 where there is no more."""
     if kind == "binary":
         distances, places = index.search(codes_of(queries, kind, None), fetch)

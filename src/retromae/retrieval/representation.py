@@ -41,12 +41,12 @@ WEIGHTS_FILE = "dupmae_representation.safetensors"
 _CPU_ROWS, _GPU_ROWS = 512, 8192  # tokens whose logits are held at once
 
 
-class DupMAERepresentation(InputModule):  # type: ignore[misc]
+class DupMAERepresentation(InputModule):
     """Text → dense and lexical halves. Open one with `from_checkpoint` (before fine-tuning) or `load`."""
 
     config_file_name = CONFIG_FILE
-    config_keys = ("dimension", "terms", "max_seq_length", "query_length", "document_length")
-    forward_kwargs = frozenset({"task"})
+    config_keys: list[str] = ["dimension", "terms", "max_seq_length", "query_length", "document_length"]  # noqa: RUF012
+    forward_kwargs: set[str] = {"task"}  # noqa: RUF012
     save_in_root = True
 
     def __init__(
@@ -61,11 +61,11 @@ class DupMAERepresentation(InputModule):  # type: ignore[misc]
         document_length: int | None = None,
     ) -> None:
         """`dimension` is d′ (None keeps d), `terms` is k; the linear map starts as the identity where it can."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         if terms < 1:
             raise UserError(f"a document must keep at least 1 term, not {terms}.")
         self.backbone = backbone
-        self.tokenizer = tokenizer
+        self.tokenizer: Any = tokenizer
         self.dimension = dimension or backbone.hidden_size
         self.terms = min(terms, backbone.vocab_size)
         self.max_seq_length = min(max_seq_length or backbone.max_length, backbone.max_length)
@@ -112,14 +112,12 @@ class DupMAERepresentation(InputModule):  # type: ignore[misc]
 
     def preprocess(
         self,
-        inputs: Sequence[str],
+        inputs: Sequence[Any],
         prompt: str | None = None,
-        *,
-        task: Task | None = None,
-        max_length: int | None = None,
-        **_: Any,
+        **kwargs: Any,
     ) -> dict[str, Any]:
-        longest = max_length or self.length_of(task)
+        """Texts as token ids; `kwargs` may hold `task` and `max_length`."""
+        longest = kwargs.get("max_length") or self.length_of(kwargs.get("task"))
         texts = [(prompt or "") + text for text in inputs]
         return dict(
             self.tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors="pt")
@@ -130,16 +128,17 @@ class DupMAERepresentation(InputModule):  # type: ignore[misc]
         own = {"query": self.query_length, "document": self.document_length}.get(task or "")
         return min(own or self.max_seq_length, self.max_seq_length)
 
-    def forward(self, features: dict[str, Any], task: Task | None = None) -> dict[str, Any]:
+    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Adds `dense_embedding` (B, d′), `lexical_embedding` (B, V) and both as `sentence_embedding`.
 
-        The lexical half is cut to its k largest entries for the task "document" only.
+        The lexical half is cut to its k largest entries where `task` is "document" (of `kwargs`, or among the
+        features, where sentence-transformers' trainer puts what its `router_mapping` says of a column).
         """
         ids, mask = features["input_ids"], features["attention_mask"]
         hidden = self.backbone.encode(ids, mask)  # (B, L, d)
         dense = self.linear(hidden[:, 0])
         lexical = self.pool(hidden, self.ordinary[ids] & mask.bool())
-        if (task or features.get("task")) == "document":
+        if (kwargs.get("task") or features.get("task")) == "document":
             best = lexical.topk(self.terms, dim=1).indices
             lexical = torch.zeros_like(lexical).scatter(1, best, lexical.gather(1, best))
         embedding = torch.cat([dense.float(), lexical], dim=1)
@@ -167,7 +166,9 @@ class DupMAERepresentation(InputModule):  # type: ignore[misc]
         self.backbone.model.save_pretrained(output_path)
         self.tokenizer.save_pretrained(output_path)
         self.save_config(output_path)
-        weights = {name: value.detach().cpu().contiguous() for name, value in self.linear.state_dict().items()}
+        weights = {
+            name: value.detach().cpu().contiguous() for name, value in self.linear.state_dict().items()
+        }
         save_file(weights, Path(output_path) / WEIGHTS_FILE, metadata={"format": "pt"})
 
     @classmethod
@@ -175,10 +176,14 @@ class DupMAERepresentation(InputModule):  # type: ignore[misc]
         cls,
         model_name_or_path: str,
         subfolder: str = "",
+        token: bool | str | None = None,
+        cache_folder: str | None = None,
         revision: str | None = None,
         local_files_only: bool = False,
-        **_: Any,
+        init_defaults: dict[str, Any] | None = None,
+        **kwargs: Any,
     ) -> Self:
+        """From a folder written by `save`, or a hub name (with the hub's own cache and login)."""
         if subfolder.strip("./"):
             raise UserError(f"{model_name_or_path}: DupMAE's representation lies in the folder's root only.")
         hub: dict[str, Any] = {"revision": revision or "main", "local_files_only": local_files_only}
@@ -207,7 +212,9 @@ def principal_axes(
     """
     points = np.asarray(vectors, dtype=np.float64)
     if points.ndim != 2 or not 0 < dimension <= points.shape[1]:
-        raise UserError(f"PCA to {dimension} dimensions needs vectors of at least as many, got {points.shape}.")
+        raise UserError(
+            f"PCA to {dimension} dimensions needs vectors of at least as many, got {points.shape}."
+        )
     if len(points) <= dimension:
         raise UserError(f"PCA to {dimension} dimensions needs more than {len(points)} vectors.")
     if not np.isfinite(points).all():

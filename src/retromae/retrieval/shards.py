@@ -22,13 +22,12 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 
 from retromae.core.errors import UserError
 from retromae.core.files import replacing_folder, write_json
-from retromae.retrieval.passages import Passages, write_passages
+from retromae.retrieval.passages import Passage, Passages, write_passages
 from retromae.retrieval.vectors import Vectors
-from retromae.text.collections import Document
 
 Precision = Literal["float32", "float16"]
 MANIFEST = "vectors.json"
@@ -71,7 +70,7 @@ def shard_folder(folder: Path, shard: int) -> Path:
     return folder / f"shard-{shard:05d}"
 
 
-def digest_of(documents: Sequence[Document]) -> str:
+def digest_of(documents: Sequence[Passage]) -> str:
     """Tells whether the documents of a shard are those that it was made of."""
     digest = hashlib.sha256()
     for document in documents:
@@ -82,7 +81,7 @@ def digest_of(documents: Sequence[Document]) -> str:
 
 
 def write_shard(
-    folder: Path, shard: int, vectors: Vectors, documents: Sequence[Document], dtype: Precision
+    folder: Path, shard: int, vectors: Vectors, documents: Sequence[Passage], dtype: Precision
 ) -> None:
     """Write one shard, whole or not at all. Vectors that are not finite, or not in `dtype`, are refused."""
     if len(vectors) != len(documents):
@@ -95,7 +94,9 @@ def write_shard(
         finite[np.searchsorted(vectors.lexical.indptr, broken, side="right") - 1] = False
     if not finite.all():
         row = int(np.flatnonzero(~finite)[0])
-        reason = "NaN or infinity" if not np.isfinite(vectors.dense[row]).all() else f"a number beyond {dtype}"
+        reason = (
+            "NaN or infinity" if not np.isfinite(vectors.dense[row]).all() else f"a number beyond {dtype}"
+        )
         advice = "look at the model's weights" if reason.startswith("NaN") else "choose float32"
         raise UserError(f"the vector of document {documents[row].id!r} holds {reason}; {advice}.")
     with replacing_folder(shard_folder(folder, shard)) as temporary:
@@ -144,6 +145,10 @@ class Shard:
         return self._array("dense")
 
     @property
+    def has_lexical(self) -> bool:
+        return "terms.npy" in self.facts["files"]
+
+    @property
     def lexical_parts(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.float32]]:
         """starts (n + 1), terms and weights: rows of the lexical half."""
         return self._array("starts"), self._array("terms"), self._array("weights")
@@ -165,7 +170,9 @@ class VectorStore:
         self.folder = Path(folder)
         self.manifest = Manifest.read(self.folder)
         missing = [
-            n for n in range(self.manifest.shards) if not shard_folder(self.folder, n).joinpath("shard.json").is_file()
+            n
+            for n in range(self.manifest.shards)
+            if not shard_folder(self.folder, n).joinpath("shard.json").is_file()
         ]
         if missing:
             raise UserError(
@@ -194,8 +201,6 @@ class VectorStore:
         dense = [np.asarray(shard.dense, dtype=np.float32) for shard in self.shards()]
         lexical = None
         if self.manifest.vocabulary is not None:
-            from scipy.sparse import vstack
-
             rows = [
                 csr_array((weights, terms, starts), shape=(len(starts) - 1, self.manifest.vocabulary))
                 for starts, terms, weights in (shard.lexical_parts for shard in self.shards())

@@ -23,7 +23,7 @@ _BLOCKS = frozenset(
     h1 h2 h3 h4 h5 h6 header hr html li main ol option p pre section summary table td th title tr ul
     """.split()  # noqa: SIM905 - a list of forty quoted words is harder to read
 )
-_MANY_BLANK_LINES = re.compile(r"\n[ \t]*\n\s*")
+_MANY_BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 
 
 def _tidy(text: str) -> str:

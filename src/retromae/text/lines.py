@@ -43,7 +43,7 @@ def open_bytes(path: Path, meter: Meter | None = None) -> Iterator[IO[bytes]]:
         try:
             if path.suffix == ".gz":
                 with gzip.GzipFile(fileobj=raw) as unpacked:
-                    yield io.BufferedReader(cast(io.RawIOBase, unpacked), _PIECE)
+                    yield cast(IO[bytes], unpacked)
             else:
                 yield raw
         finally:
@@ -60,8 +60,8 @@ def lines_of(path: Path, limit: int, meter: Meter | None = None) -> Iterator[tup
     number = 0
     try:
         with open_bytes(path, meter) as stream:
-            start = stream.peek(4)[:4] if isinstance(stream, io.BufferedReader) else b""
-            lines = _utf16_lines if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else _utf8_lines
+            start = stream.peek(2)[:2] if isinstance(stream, io.BufferedReader | gzip.GzipFile) else b""
+            lines = _utf16_lines if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else _utf8_lines
             for number, line in lines(path, stream, limit):
                 yield number, line
     except BROKEN_FILE as error:

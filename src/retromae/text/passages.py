@@ -161,23 +161,37 @@ def passages_of(
         if rules.split
         else [(0, min(limit, len(tokens)))]
     )
+    placed = [(_trimmed(document.text, tokens, a, b), a, b) for a, b in runs]
+    kept = [(start, end, a, b) for (start, end), a, b in placed if start < end]
     found: list[tuple[Passage, int, int]] = []
-    for number, (a, b) in enumerate(runs):
-        start, end = int(tokens.starts[a]), int(tokens.ends[a:b].max())
-        text = document.text[start:end]
-        start += len(text) - len(text.lstrip())
-        text = text.strip()
-        if not text:  # nothing but white space that the tokenizer has tokens for
-            continue
+    for number, (start, end, a, b) in enumerate(kept):
         inside = sentence_starts[(sentence_starts > a) & (sentence_starts < b)]
         passage = Passage(
-            document.id if len(runs) == 1 else f"{document.id}#{number}",
+            document.id if len(kept) == 1 else f"{document.id}#{number}",
             document.id,
             document.title,
-            text,
+            document.text[start:end],
             start,
-            start + len(text),
-            (0, *(tokens.starts[inside] - start).tolist()),
+            end,
+            _sentence_characters(document.text, tokens.starts[inside].tolist(), start),
         )
         found.append((passage, a, b))
     return found
+
+
+def _trimmed(text: str, tokens: Tokens, a: int, b: int) -> tuple[int, int]:
+    """Characters that tokens [a, b) stand for, without white space around them; empty if there is nothing else."""
+    start, end = int(tokens.starts[a]), int(tokens.ends[a:b].max())
+    piece = text[start:end]
+    start += len(piece) - len(piece.lstrip())
+    return start, start + len(piece.strip())
+
+
+def _sentence_characters(text: str, starts: list[int], passage_start: int) -> tuple[int, ...]:
+    """Sentence starts in the passage; a token can begin with the space before its sentence."""
+    found = {0}
+    for start in starts:
+        while text[start].isspace():
+            start += 1
+        found.add(max(start - passage_start, 0))
+    return tuple(sorted(found))

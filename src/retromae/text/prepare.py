@@ -69,7 +69,8 @@ class PrepareConfig:
     min_tokens: int = field(
         default=16,
         metadata=_help(
-            "A document's last passage, if shorter, takes sentences over from the one before. 0: never."
+            "A document's last passage, if shorter, takes sentences over from the one before. 0: never. "
+            "More than half of max_tokens counts as half."
         ),
     )
     split: bool = field(
@@ -140,11 +141,6 @@ class PrepareConfig:
         for name, least in lowest.items():
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
-        if self.min_tokens > self.max_tokens // 2:
-            raise UserError(
-                f"min_tokens ({self.min_tokens}) must be at most half of max_tokens ({self.max_tokens}), "
-                "otherwise two passages cannot share what they have."
-            )
         splitter_named(self.splitter)
 
     @property
@@ -187,7 +183,7 @@ def prepare(config: PrepareConfig, progress: bool = True) -> RowsInfo:
     writer = RowsWriter(out, config.shard_tokens, config.dedupe, config.on_error)
     encode = EncodeSettings(
         str(out / "tokenizer" / "tokenizer.json"),
-        PassageRules(config.max_tokens, config.min_tokens, config.split),
+        PassageRules(config.max_tokens, min(config.min_tokens, config.max_tokens // 2), config.split),
         config.title == "prepend",
         config.splitter,
         options,

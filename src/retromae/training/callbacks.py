@@ -95,7 +95,7 @@ class Watching(TrainerCallback):
         record["seconds"] = round(self.clock.seconds(), 2)
         self.run.log(record)
         if self.console is not None:
-            self.console.print(self._line(record), highlight=False)
+            self.console.print(self._line(record), highlight=False, soft_wrap=True)
 
     def _line(self, record: dict[str, float]) -> str:
         step = int(record["step"])

@@ -20,7 +20,7 @@ Indices = NDArray[np.int64]
 def split(rows: Rows, share: float, most: int) -> tuple[Indices, Indices]:
     """(train, held out): whole documents are held out, the same ones for every seed and objective."""
     hashed = mix64(rows.document_keys ^ np.uint64(key(int(Stream.HOLDOUT))))
-    held = hashed < np.uint64(int(share * 2**64)) if share > 0 else np.zeros(len(rows), dtype=bool)
+    held = hashed.astype(np.float64) < share * 2.0**64
     held_out = np.flatnonzero(held)
     if len(held_out) > most:  # keep the documents of the smallest hashes, so that a larger `most` only adds
         held_out = np.sort(held_out[np.argsort(hashed[held_out], kind="stable")[:most]])

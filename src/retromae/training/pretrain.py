@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.utils.logging import disable_progress_bar
 
 from retromae.core import distributed
 from retromae.core.config import read_yaml, write_yaml
@@ -47,6 +48,7 @@ class Outcome:
 
 def pretrain(settings: Resolved, *, resume: bool = False, console: Console | None = None) -> Outcome:
     """Pre-train as `settings` say and leave a run folder; with `resume` go on where one was interrupted."""
+    disable_progress_bar()  # of transformers, for every file it writes
     config = settings.run
     run = RunFolder(_required(config.output_dir, "output_dir"))
     checkpoint = _prepare_folder(run, settings, resume)
@@ -217,6 +219,7 @@ class _Session:
         )
         self.probe = Probe.build(rows, self.held_out, config.probe_queries) if config.probe_queries else None
         self.last_measured: dict[str, float] = {}
+        self.told = False  # what to do about an empty [CLS], which is said once
 
     # -- set-up -------------------------------------------------------------------------------------------------
 
@@ -398,15 +401,16 @@ class _Session:
     def _warn(self, metrics: dict[str, float], step: int) -> None:
         use = metrics.get("cls_use")
         if use is not None and use < 0.02 and step > 0:
-            self._say(
-                f"[yellow]\\[CLS] carries almost nothing yet (cls_use {use:.3f} at step {step}): the decoder rebuilds "
-                "from word frequencies and its own context. If this lasts, set hide_schedule to 0.3, take more and "
-                "smaller steps, or start from a trained language model.[/yellow]"
+            told, self.told = self.told, True
+            advice = "" if told else (
+                " The decoder rebuilds from word frequencies and its own context. If this lasts, set hide_schedule "
+                "to 0.3, take more and smaller steps, or start from a trained language model."
             )
+            self._say(f"[yellow]\\[CLS] carries almost nothing yet (cls_use {use:.3f}).{advice}[/yellow]")
 
     def _say(self, text: str) -> None:
         if self.console is not None:
-            self.console.print(text, highlight=False)
+            self.console.print(text, highlight=False, soft_wrap=True)
 
     def _save(self, folder: Path, step: int) -> None:
         recipe = {

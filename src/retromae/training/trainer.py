@@ -54,6 +54,8 @@ class PretrainTrainer(Trainer):
         evaluate: Evaluate | None = None,
         after_evaluation: Callable[[PretrainTrainer, dict[str, float]], None] | None = None,
     ) -> None:
+        if args.fsdp:
+            raise UserError("FSDP is not supported; an encoder fits on one device, so use plain torchrun (DDP).")
         super().__init__(model=objective, args=args, eval_dataset=[] if evaluate else None)  # type: ignore[arg-type]
         self.objective = objective
         self.run = run
@@ -182,6 +184,7 @@ class PretrainTrainer(Trainer):
         metrics = self._evaluate_with(self.objective)
         self.objective.train()
         self.log({f"eval_{name}": value for name, value in metrics.items()})
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         if self._after_evaluation is not None:
             self._after_evaluation(self, metrics)
         return metrics

@@ -1,0 +1,26 @@
+"""retromae prepare"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from retromae.app.flags import PrintConfig, console, with_flags
+from retromae.core.config import from_dict, options, to_dict, to_yaml
+from retromae.text.prepare import PrepareConfig, prepare
+
+
+@with_flags({"settings": [option for option in options(PrepareConfig) if option.name != "sources"]})
+def command(
+    sources: Annotated[list[str], typer.Argument(help="folders, files or hub data sets")],
+    flags: dict[str, Any],
+    print_config: PrintConfig = False,
+) -> None:
+    """Text to token rows: documents, passages, tokens, on disk. An interrupted one is gone on with."""
+    config = from_dict(PrepareConfig, {"sources": sources, **flags}, "command line")
+    if print_config:
+        return console.print(to_yaml(to_dict(config)), highlight=False, markup=False)
+    for line in prepare(config).lines():
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(f"Rows: {config.out}", highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,296 @@
+"""An index on disk: dense vectors in faiss, the lexical half beside them, the passages, and whose vectors they are.
+
+    index/index.json       kind and parameters, the encoder's fingerprint and how to open it, sizes of the files
+          dense.faiss      the dense half
+          vectors.npy      whole vectors, memory-mapped, where faiss keeps less and candidates are scored again
+          lexical/         the lexical half, where there is one
+          passages.arrow   ids, titles, texts
+          ranks.npy        where each id stands when all are sorted: equal scores go by id
+
+The folder is written whole or not at all. A query vector of another encoder is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import vstack
+
+from retromae.core.errors import UserError
+from retromae.core.files import replacing_folder, write_json
+from retromae.core.ranking import Run, id_ranks, top_k
+from retromae.retrieval import kinds
+from retromae.retrieval.inverted import InvertedIndex, build_inverted
+from retromae.retrieval.passages import Passages, copy_passages
+from retromae.retrieval.scoring import best_of, block_scores, candidate_scores
+from retromae.retrieval.shards import Shard, VectorStore
+from retromae.retrieval.vectors import Vectors
+
+Integers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+
+_FILE = "index.json"
+_BLOCK = 1 << 22  # numbers of a block of vectors: 16 MiB
+_QUERIES = 64  # queries whose lexical halves are held as full rows
+_SPARE = 32  # candidates beyond k, so that ties at the cut are seen
+_ROUNDING = 4e-6  # of faiss' float32 scores, for vectors of length 1
+_QUERY_TERMS = 64  # a query's largest terms find the candidates of the lexical half
+
+
+class Found(NamedTuple):
+    """Positions of documents and their scores, (queries, k), best first; position −1 is no result."""
+
+    places: Integers
+    scores: Floats
+
+
+class VectorIndex:
+    """One index, opened. Make it with `build_index`."""
+
+    def __init__(self, folder: str | Path, **search_parameters: int) -> None:
+        """`search_parameters` (effort, probes, rescore) overrule those that the index was built with."""
+        self.folder = Path(folder)
+        facts = _read_facts(self.folder)
+        self.kind: str = facts["kind"]
+        self.fingerprint: str = facts["fingerprint"]
+        self.dimension: int = facts["dimension"]
+        self.source: str = facts["source"]
+        self.settings: dict[str, Any] = facts["settings"]
+        self.parameters = kinds.parameters_of(self.kind, {**facts["parameters"], **search_parameters})
+        self.passages = Passages(self.folder / "passages.arrow")
+        self.ranks: npt.NDArray[np.int32] = np.load(self.folder / "ranks.npy", mmap_mode="r")
+        self._longest: float = facts["longest"]
+        self._dense = kinds.read(str(self.folder / "dense.faiss"), self.parameters)
+        whole = kinds.whole_vectors(self._dense, self.parameters)
+        if whole is None and (self.folder / "vectors.npy").is_file():
+            whole = np.load(self.folder / "vectors.npy", mmap_mode="r")
+        self._vectors: npt.NDArray[Any] | None = whole
+        self.lexical = InvertedIndex(self.folder / "lexical") if facts["vocabulary"] is not None else None
+
+    def __len__(self) -> int:
+        return len(self.ranks)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the dense half's index, without whole vectors kept beside it."""
+        return (self.folder / "dense.faiss").stat().st_size
+
+    def run(self, queries: Sequence[str], vectors: Vectors, k: int, *, depth: int | None = None) -> Run:
+        """The best k documents of each query, by query id."""
+        found = self.search(vectors, k, depth=depth)
+        return Run.from_top_k(list(queries), found.places, found.scores, self.passages.ids)
+
+    def search(self, vectors: Vectors, k: int, *, depth: int | None = None) -> Found:
+        """The best min(k, n) documents of each query; equal scores by document id.
+
+        With a lexical half the score is the sum of both, over all documents; `depth` scores only that many
+        candidates of each half instead. Without one, `flat` is exact and the other kinds are what they are.
+        """
+        self._check(vectors)
+        if k < 1 or (depth is not None and depth < 1):
+            raise UserError(f"at least 1 result and 1 candidate must be asked for, not {k} and {depth}.")
+        k = min(k, len(self))
+        if self.lexical is None:
+            if isinstance(self.parameters, kinds.Flat):
+                return self._flat(vectors.dense, k)
+            return self._approximate(vectors.dense, k)
+        parts = [vectors.rows(slice(start, start + _QUERIES)) for start in range(0, len(vectors), _QUERIES)]
+        found = [
+            self._hybrid(part, k) if depth is None else self._candidates(part, k, max(k, depth))
+            for part in parts
+        ]
+        empty = Found(np.empty((0, k), np.int64), np.empty((0, k), np.float32))
+        return Found(*(np.concatenate(arrays) for arrays in zip(empty, *found)))
+
+    def document_vectors(self, places: Sequence[int]) -> Vectors:
+        """The vectors of some documents, both halves; what faiss remembers where the whole ones are not kept."""
+        if self._vectors is not None:
+            dense = np.asarray(self._vectors[list(places)], dtype=np.float32)
+        elif isinstance(self.parameters, kinds.Binary):
+            raise UserError(
+                f"{self.folder} keeps signs only, so scores cannot be explained; build with rescore."
+            )
+        else:
+            if isinstance(self.parameters, kinds.IVFPQ):
+                self._dense.make_direct_map()
+            dense = np.stack([self._dense.reconstruct(int(place)) for place in places])
+        rows = None
+        if self.lexical is not None:
+            rows = vstack([self.lexical.row(int(place)) for place in places], format="csr")
+        return Vectors(dense, rows, self.fingerprint)
+
+    # The ways to search
+
+    def _check(self, vectors: Vectors) -> None:
+        if vectors.fingerprint != self.fingerprint:
+            raise UserError(
+                f"the index {self.folder} was made by another model, or with other prompts "
+                f"({self.source or self.fingerprint}); encode queries with that one, or encode and index again."
+            )
+        finite = np.isfinite(vectors.dense).all(axis=1)
+        if not finite.all():
+            raise UserError(
+                f"the vector of query {int(np.flatnonzero(~finite)[0]) + 1} holds NaN or infinity."
+            )
+
+    def _flat(self, queries: Floats, k: int) -> Found:
+        """Exact. faiss finds candidates; more are fetched while one that was not could still be among the best."""
+        assert self._vectors is not None
+        places = np.empty((len(queries), k), dtype=np.int64)
+        scores = np.empty((len(queries), k), dtype=np.float32)
+        pending, fetch = np.arange(len(queries)), min(k + _SPARE, len(self))
+        doubt = _ROUNDING * self._longest * np.linalg.norm(queries, axis=1)  # (q,)
+        while len(pending):
+            found, rough = kinds.search(self._dense, self.parameters, queries[pending], fetch)
+            exact = candidate_scores(queries[pending], self._vectors, found)
+            places[pending], scores[pending] = best_of(exact, found, self.ranks, k)
+            open_ = rough[:, -1] >= scores[pending, -1] - 2 * doubt[pending]
+            pending = pending[open_ & (fetch < len(self))]
+            fetch = min(8 * fetch, len(self))
+        return Found(places, scores)
+
+    def _approximate(self, queries: Floats, k: int) -> Found:
+        times = getattr(self.parameters, "rescore", 1)
+        fetch = min(max(k * times, k), len(self))
+        places, scores = kinds.search(self._dense, self.parameters, queries, fetch)
+        if self._vectors is not None and times:
+            scores = candidate_scores(queries, self._vectors, places)
+        return Found(*best_of(scores, places, self.ranks, k))
+
+    def _hybrid(self, queries: Vectors, k: int) -> Found:
+        """Exact: both halves with every document, block by block."""
+        assert self._vectors is not None and self.lexical is not None and queries.lexical is not None
+        weights = queries.lexical.toarray()  # (q, V)
+        step = max(1, _BLOCK // self.dimension)
+        best = []
+        for start in range(0, len(self), step):
+            stop = min(start + step, len(self))
+            scores = block_scores(queries.dense, self._vectors[start:stop])
+            scores += self.lexical.block_scores(weights, start, stop)
+            places, scores = top_k(scores, self.ranks[start:stop].astype(np.int64), k)
+            best.append((places + start, scores))
+        places, scores = (np.concatenate(arrays, axis=1) for arrays in zip(*best))
+        return Found(*best_of(scores, places, self.ranks, k))
+
+    def _candidates(self, queries: Vectors, k: int, depth: int) -> Found:
+        """The `depth` best of each half, found in its own index, then scored exactly by both."""
+        assert self._vectors is not None and self.lexical is not None and queries.lexical is not None
+        weights = queries.lexical.toarray()
+        depth = min(depth, len(self))
+        dense, _ = kinds.search(self._dense, self.parameters, queries.dense, depth)
+        lexical = np.stack(
+            [
+                np.argpartition(-self.lexical.scores(query, _QUERY_TERMS), depth - 1)[:depth]
+                for query in weights
+            ]
+        )
+        places = np.sort(np.concatenate([dense, lexical], axis=1), axis=1)
+        places[:, 1:][places[:, 1:] == places[:, :-1]] = -1  # found by both halves: once is enough
+        scores = candidate_scores(queries.dense, self._vectors, places)
+        scores += self.lexical.candidate_scores(weights, places)
+        return Found(*best_of(scores, places, self.ranks, k))
+
+
+def build_index(store: VectorStore, folder: str | Path, kind: str = "flat", **parameters: Any) -> VectorIndex:
+    """Index a folder of vectors; `kind` and its parameters are those of `kinds.KINDS`. Shards are read in pieces."""
+    chosen = kinds.parameters_of(kind, parameters)
+    manifest = store.manifest
+    keeps = getattr(chosen, "rescore", 0) > 0
+    if manifest.vocabulary is not None and not keeps and not isinstance(chosen, kinds.Flat | kinds.HNSW):
+        raise UserError(
+            f"an index of kind {kind} beside a lexical half needs whole vectors; leave rescore above 0."
+        )
+    ids = store.ids()
+    if len(set(ids)) < len(ids):
+        raise UserError(f"{store.folder} holds a document id twice; ids must be unique.")
+    longest = _longest(store)
+    with replacing_folder(folder) as temporary:
+        np.save(temporary / "ranks.npy", id_ranks(ids).astype(np.int32))
+        copy_passages(temporary / "passages.arrow", (shard.passages for shard in store.shards()))
+        if keeps:
+            _copy_vectors(store, temporary / "vectors.npy")
+        if manifest.vocabulary is not None:
+            rows = lambda: (shard.lexical_parts for shard in store.shards())  # noqa: E731
+            build_inverted(temporary / "lexical", rows, manifest.vocabulary)
+        index = kinds.build(chosen, manifest.dimension, len(store), lambda: _pieces(store))
+        kinds.write(index, str(temporary / "dense.faiss"))
+        del index
+        files = {
+            str(path.relative_to(temporary)): path.stat().st_size
+            for path in sorted(temporary.rglob("*"))
+            if path.is_file()
+        }
+        facts = {
+            "kind": kind,
+            "parameters": vars(chosen),
+            "documents": len(store),
+            "longest": longest,
+            **{
+                name: getattr(manifest, name)
+                for name in ("fingerprint", "dimension", "vocabulary", "source", "settings")
+            },
+            "files": files,
+        }
+        write_json(temporary / _FILE, facts)
+    return VectorIndex(folder)
+
+
+def _pieces(store: VectorStore) -> Iterator[Floats]:
+    for shard in store.shards():
+        yield from _pieces_of(shard)
+
+
+def _pieces_of(shard: Shard) -> Iterator[Floats]:
+    dense = shard.dense
+    step = max(1, _BLOCK // dense.shape[1])
+    for start in range(0, len(dense), step):
+        yield np.ascontiguousarray(dense[start : start + step], dtype=np.float32)
+
+
+def _longest(store: VectorStore) -> float:
+    """The length of the longest vector; one that is not finite is refused."""
+    longest = 0.0
+    for shard in store.shards():
+        seen = 0
+        for piece in _pieces_of(shard):
+            lengths = np.linalg.norm(piece.astype(np.float64), axis=1)
+            if not np.isfinite(lengths).all():
+                document = shard.passages[seen + int(np.flatnonzero(~np.isfinite(lengths))[0])]
+                raise UserError(
+                    f"the vector of document {document.id!r} in {shard.folder} holds NaN or infinity."
+                )
+            longest, seen = max(longest, float(lengths.max())), seen + len(piece)
+    return longest
+
+
+def _copy_vectors(store: VectorStore, path: Path) -> None:
+    shape = (len(store), store.manifest.dimension)
+    whole = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(store.manifest.dtype), shape=shape)
+    for shard in store.shards():
+        whole[shard.first : shard.first + len(shard)] = shard.dense
+    whole.flush()
+
+
+def _read_facts(folder: Path) -> dict[str, Any]:
+    """index.json, after a look at the size of every file."""
+    try:
+        facts: dict[str, Any] = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+        broken = [
+            name
+            for name, size in facts["files"].items()
+            if not (folder / name).is_file() or (folder / name).stat().st_size != size
+        ]
+    except FileNotFoundError:
+        raise UserError(
+            f"{folder} is no index ({_FILE} is missing); make one with `retromae index`."
+        ) from None
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{folder / _FILE} is damaged ({error}); build the index again.") from None
+    if broken:
+        raise UserError(f"{folder / broken[0]} is missing or truncated; build the index again.")
+    return facts

@@ -1,0 +1,120 @@
+"""What an index gives up for speed and size: recall against flat, latency, bytes, as figures and as a drawing."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retromae.core.errors import UserError
+from retromae.core.files import replacing
+from retromae.retrieval.index import VectorIndex, build_index
+from retromae.retrieval.kinds import Kind
+from retromae.retrieval.shards import VectorStore
+from retromae.retrieval.vectors import Vectors
+
+# For each kind, the search parameters that are gone through with one built index.
+SWEEPS: dict[Kind, list[dict[str, int]]] = {
+    "flat": [{}],
+    "hnsw": [{"effort": effort} for effort in (16, 32, 64, 128, 256)],
+    "ivfpq": [{"probes": probes} for probes in (4, 16, 64)],
+    "int8": [{"rescore": 0}, {"rescore": 4}],
+    "binary": [{"rescore": times} for times in (1, 4, 10, 40)],
+}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One kind of index with one set of search parameters, on one corpus and one set of queries."""
+
+    kind: str
+    parameters: dict[str, int]
+    recall: float  # share of flat's first k that are found
+    p50: float  # milliseconds of one query
+    p99: float
+    bytes: int  # of the index, without the whole vectors that candidates are scored again with
+    build_seconds: float
+
+
+def measure(
+    store: VectorStore,
+    queries: Vectors,
+    *,
+    k: int = 10,
+    sweeps: Mapping[Kind, Sequence[Mapping[str, int]]] | None = None,
+    build: Mapping[Kind, Mapping[str, Any]] | None = None,
+    folder: str | Path | None = None,
+) -> list[Figures]:
+    """Build each kind over the dense vectors of `store`, search it query by query, and compare with flat.
+
+    `build` holds parameters of the kinds' construction. Indexes are written below `folder`, or a temporary one,
+    one after another.
+    """
+    if not len(queries):
+        raise UserError("there is no query to measure with.")
+    if store.manifest.vocabulary is not None:
+        raise UserError(
+            "the trade-off is measured on dense vectors; encode the corpus without a lexical half."
+        )
+    figures: list[Figures] = []
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        flat = build_index(store, Path(temporary) / "flat")
+        truth = flat.search(queries, k).places
+        for kind, settings in (sweeps or SWEEPS).items():
+            start = time.perf_counter()
+            path = Path(temporary) / "index"
+            build_index(store, path, kind, **(build or {}).get(kind, {}))
+            seconds = time.perf_counter() - start
+            for parameters in settings:
+                figures.append(
+                    _measured(VectorIndex(path, **parameters), parameters, queries, truth, seconds)
+                )
+    return figures
+
+
+def _measured(
+    index: VectorIndex, parameters: Mapping[str, int], queries: Vectors, truth: Any, seconds: float
+) -> Figures:
+    k = truth.shape[1]
+    index.search(queries.rows(slice(0, 1)), k)  # pages are read, threads are started
+    times, hits = [], 0
+    for row in range(len(queries)):
+        query = queries.rows(slice(row, row + 1))
+        start = time.perf_counter()
+        found = index.search(query, k)
+        times.append(1e3 * (time.perf_counter() - start))
+        hits += len(np.intersect1d(found.places[0], truth[row]))
+    p50, p99 = np.percentile(times, [50, 99])
+    return Figures(
+        index.kind, dict(parameters), hits / truth.size, float(p50), float(p99), index.size, seconds
+    )
+
+
+def draw(figures: Sequence[Figures], path: str | Path, *, title: str = "") -> None:
+    """Recall against latency, one line per kind, the size in the legend; PNG, SVG or PDF by the file's ending."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    path = Path(path)
+    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise UserError(f"{path} must end in .png, .svg or .pdf.")
+    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    for kind in dict.fromkeys(one.kind for one in figures):
+        line = sorted((one for one in figures if one.kind == kind), key=lambda one: one.p50)
+        label = f"{kind}, {line[0].bytes / 2**20:,.1f} MiB"
+        axes.plot([one.p50 for one in line], [one.recall for one in line], marker="o", label=label)
+    axes.set(
+        xscale="log", xlabel="milliseconds per query (median)", ylabel="recall against flat", title=title
+    )
+    axes.grid(alpha=0.3)
+    axes.legend()
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=150)
+    pyplot.close(figure)

@@ -1,0 +1,47 @@
+"""Export to Qdrant, on its local mode."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from retrieval.corpora import brute_force, make_store, random_vectors
+
+from retromae.core.errors import UserError
+from retromae.retrieval.export import sparse_query, to_qdrant
+
+qdrant_client = pytest.importorskip("qdrant_client", reason="qdrant-client is not installed (extra `qdrant`)")
+
+
+@pytest.fixture
+def client() -> Any:
+    return qdrant_client.QdrantClient(":memory:")
+
+
+def test_both_halves_score_as_the_definition(client: Any, tmp_path: Path) -> None:
+    documents = random_vectors(60, 8, 0, vocabulary=30, terms=6)
+    queries = random_vectors(1, 8, 1, vocabulary=30, terms=30)
+    store = make_store(tmp_path / "vectors", documents, shard_size=25)
+    assert to_qdrant(store, client, "notes", batch_size=7) == 60
+    assert client.count("notes").count == 60
+    total = np.zeros(60)
+    for using, query in (("dense", queries.dense[0].tolist()), ("lexical", sparse_query(queries))):
+        for point in client.query_points("notes", query=query, using=using, limit=60).points:
+            total[point.id] += point.score
+    np.testing.assert_allclose(total, brute_force(queries, documents)[0], atol=1e-4)
+    payload = client.retrieve("notes", [26])[0].payload
+    assert payload == {"id": "d0026", "title": "title of d0026", "text": "what d0026 says"}
+
+
+def test_it_may_be_repeated_but_not_mixed(client: Any, tmp_path: Path) -> None:
+    store = make_store(tmp_path / "dense", random_vectors(30, 8, 0))
+    for _ in range(2):
+        assert to_qdrant(store, client, "notes") == 30
+    assert client.count("notes").count == 30
+    for name, vectors in (("wide", random_vectors(5, 9, 0)), ("both", random_vectors(5, 8, 0, vocabulary=9, terms=2))):
+        with pytest.raises(UserError, match="holds other vectors"):
+            to_qdrant(make_store(tmp_path / name, vectors), client, "notes")
+    with pytest.raises(UserError, match="no lexical half"):
+        sparse_query(random_vectors(1, 8, 0))

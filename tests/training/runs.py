@@ -1,0 +1,113 @@
+"""Small real runs for the tests: text invented here, rows prepared by the library, the command line as people use it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from retromae.text.rows import PrepareConfig, prepare
+
+NOUNS = "river stone bridge lantern garden winter letter window teacher harbour engine mountain violin".split()
+VERBS = "carries follows paints repairs forgets answers crosses measures warms hides".split()
+
+
+def write_corpus(path: Path, documents: int = 60) -> Path:
+    """Documents with titles and several sentences, so that every kind of probe query can be made."""
+    rng = random.Random(0)
+    with path.open("w", encoding="utf-8") as stream:
+        for number in range(documents):
+            topic = rng.sample(NOUNS, 3)
+            sentences = [
+                f"The {rng.choice(topic)} {rng.choice(VERBS)} the {rng.choice(topic)} near a {rng.choice(NOUNS)}."
+                for _ in range(rng.randint(2, 7))
+            ]
+            title = f"{topic[0]} and {topic[1]} {number}"
+            stream.write(json.dumps({"_id": f"d{number}", "title": title, "text": " ".join(sentences)}) + "\n")
+    return path
+
+
+def prepare_rows(folder: Path, tokenizer: Path) -> Path:
+    corpus = write_corpus(folder / "corpus.jsonl")
+    rows = folder / "rows"
+    prepare(
+        PrepareConfig([str(corpus)], str(rows), str(tokenizer), max_tokens=60, workers=1, dedupe=False),
+        progress=False,
+    )
+    return rows
+
+
+def settings(rows: Path, model: Path, output_dir: Path) -> dict[str, Any]:
+    return {
+        "rows": str(rows),
+        "model_name_or_path": str(model),
+        "output_dir": str(output_dir),
+        "max_seq_length": 64,
+        "per_device_train_batch_size": 8,
+        "max_steps": 12,
+        "learning_rate": 1e-3,
+        "logging_steps": 2,
+        "eval_steps": 4,
+        "save_steps": 3,
+        "holdout": 0.3,
+        "probe_queries": 20,
+        "dataloader_num_workers": 0,
+    }
+
+
+def command(values: dict[str, Any], *more: str) -> list[str]:
+    flags = []
+    for name, value in values.items():
+        if isinstance(value, bool):
+            flags.append(f"--{name}" if value else f"--no_{name}")
+        else:
+            flags += [f"--{name}", str(value)]
+    return ["-m", "retromae", "pretrain", *flags, *more]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "200"}
+
+
+def run(values: dict[str, Any], *more: str) -> subprocess.CompletedProcess[str]:
+    """`retromae pretrain` in a process of its own."""
+    return subprocess.run(
+        [sys.executable, *command(values, *more)],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
+        timeout=300,
+    )
+
+
+def start(values: dict[str, Any], *more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *command(values, *more)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(),
+    )
+
+
+def weights(run_folder: Path) -> dict[str, torch.Tensor]:
+    """Everything that was trained: the model and its heads."""
+    model = run_folder / "model"
+    heads = model / "pretraining_heads.safetensors"  # masked language modelling has none
+    return {**load_file(model / "model.safetensors"), **(load_file(heads) if heads.exists() else {})}
+
+
+def metrics(run_folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def identical(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)

@@ -1,0 +1,291 @@
+"""Pre-training through the real command line: what it leaves, how it resumes, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from training import runs
+from transformers import AutoModel, AutoModelForMaskedLM
+
+from retromae.core.errors import UserError
+from retromae.models.checkpoint import open_checkpoint
+from retromae.objectives import available
+from retromae.training.pretrain import pretrain
+from retromae.training.settings import resolve
+
+Settings = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Callable[[str], Path]) -> Path:
+    return runs.prepare_rows(tmp_path_factory.mktemp("data"), tiny_folder("bert"))
+
+
+@pytest.fixture
+def given(rows: Path, tiny_folder: Callable[[str], Path], tmp_path: Path) -> Settings:
+    return lambda **changed: runs.settings(rows, tiny_folder("bert"), tmp_path / "run") | changed
+
+
+def train(values: dict[str, Any], *, resume: bool = False) -> Any:
+    return pretrain(resolve(values), resume=resume)
+
+
+def test_a_run_from_the_command_line(given: Settings, tmp_path: Path) -> None:
+    done = runs.run(given())
+    assert done.returncode == 0, done.stderr
+    assert "Finished after 12 steps" in done.stdout
+    assert "tokens/s" in done.stdout and "left" in done.stdout
+    folder = tmp_path / "run"
+    records = runs.metrics(folder)
+    logged = [record for record in records if "loss" in record]
+    assert [record["step"] for record in logged] == [2, 4, 6, 8, 10, 12]
+    for record in logged:
+        assert record["loss"] == pytest.approx(record["encoder"] + record["decoder"], rel=1e-4)
+        assert record["tokens_per_second"] > 0
+    assert logged[-1]["loss"] < logged[0]["loss"]
+    measured = [record for record in records if "eval_cls_use" in record]
+    assert [record["step"] for record in measured] == [4, 8, 12]
+    for record in measured:
+        assert 0 <= record["eval_probe_ndcg@10_low"] <= record["eval_probe_ndcg@10"]
+        assert record["eval_probe_ndcg@10"] <= record["eval_probe_ndcg@10_high"] <= 1
+        assert 0 <= record["eval_decoder_accuracy"] <= 1
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["finished"] and manifest["steps"] == 12 and manifest["world_size"] == 1
+    assert manifest["versions"]["torch"] == torch.__version__
+    assert [path.name for path in sorted(folder.glob("checkpoint-*"))] == ["checkpoint-12", "checkpoint-9"]
+    assert not list(folder.glob(".*"))
+
+
+def test_the_model_loads_everywhere(given: Settings, tmp_path: Path) -> None:
+    train(given(keep_best=False))
+    folder = tmp_path / "run" / "model"
+    ours = open_checkpoint(folder)
+    encoded = ours.tokenizer(["The river carries a lantern."], return_tensors="pt")
+    with torch.no_grad():
+        expected = ours.backbone.eval().encode(encoded["input_ids"], encoded["attention_mask"])
+        plain = AutoModel.from_pretrained(folder).eval()(**encoded).last_hidden_state
+        logits = AutoModelForMaskedLM.from_pretrained(folder).eval()(**encoded).logits
+    torch.testing.assert_close(plain, expected)
+    assert logits.shape[-1] == ours.backbone.vocab_size
+    sentence = SentenceTransformer(str(folder), device="cpu")
+    vector = sentence.encode(["The river carries a lantern."], convert_to_tensor=True)
+    torch.testing.assert_close(vector, expected[:, 0], rtol=1e-4, atol=1e-5)
+    assert sentence.similarity_fn_name == "dot"
+    assert any(name.startswith("decoder.layer") for name in ours.heads)
+
+
+@pytest.mark.parametrize("objective", available())
+def test_resumed_equals_undisturbed_bit_for_bit_with_dropout(
+    objective: str, given: Settings, tmp_path: Path
+) -> None:
+    settings = {"objective": objective, "dropout": 0.2, "keep_best": False}
+    train(given(**settings, output_dir=str(tmp_path / "whole")))
+    first = runs.start(given(**settings))
+    _wait_for(tmp_path / "run" / "checkpoint-6", first)
+    first.kill()
+    first.wait()
+    again = runs.run(given(**settings), "--resume")
+    assert again.returncode == 0, again.stderr
+    assert runs.identical(runs.weights(tmp_path / "run"), runs.weights(tmp_path / "whole"))
+    whole, resumed = runs.metrics(tmp_path / "whole"), runs.metrics(tmp_path / "run")
+    timed = ("seconds", "tokens_per_second")
+    assert [{k: v for k, v in r.items() if k not in timed} for r in resumed] == [
+        {k: v for k, v in r.items() if k not in timed} for r in whole
+    ]
+
+
+def _wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, process.stdout.read() if process.stdout else ""
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_killed_five_times_at_random_moments(given: Settings, tmp_path: Path) -> None:
+    import random
+
+    settings = {"dropout": 0.1, "max_steps": 60, "save_steps": 2, "keep_best": True}
+    train(given(**settings, output_dir=str(tmp_path / "whole")))
+    rng = random.Random(7)
+    for _ in range(5):
+        process = runs.start(given(**settings), "--resume")
+        time.sleep(rng.uniform(6, 9))
+        process.kill()
+        process.wait()
+    last = runs.run(given(**settings), "--resume")
+    assert last.returncode == 0, last.stderr
+    assert runs.identical(runs.weights(tmp_path / "run"), runs.weights(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_a_checkpoint_and_resume_goes_on(
+    number: signal.Signals, given: Settings, tmp_path: Path
+) -> None:
+    settings = given(max_steps=120, save_steps=1000, eval_steps=1000, keep_best=False)
+    process = runs.start(settings)
+    _wait_for(tmp_path / "run" / "metrics.jsonl", process)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "a checkpoint is written" in output and "Traceback" not in output
+    (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
+    step = int(checkpoint.name.split("-")[1])
+    assert 0 < step < 120
+    assert not (tmp_path / "run" / "model").exists()
+    ended = runs.run({**settings, "save_total_limit": 5}, "--resume")
+    assert ended.returncode == 0, ended.stderr
+    assert [record["step"] for record in runs.metrics(tmp_path / "run") if "loss" in record] == list(
+        range(2, 121, 2)
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_do_what_one_does_that_accumulates(given: Settings, tmp_path: Path) -> None:
+    settings = {"dropout": 0.0, "keep_best": False, "max_steps": 8}
+    train(given(**settings, gradient_accumulation_steps=2, output_dir=str(tmp_path / "one")))
+    values = given(**settings, output_dir=str(tmp_path / "two"))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611"]
+    done = subprocess.run(
+        [*launcher, *runs.command(values)],
+        capture_output=True,
+        text=True,
+        env=runs.environment(),
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    one, two = runs.metrics(tmp_path / "one"), runs.metrics(tmp_path / "two")
+    assert [r["step"] for r in one] == [r["step"] for r in two]
+    for mine, theirs in zip(one, two):
+        for name in ("loss", "encoder", "decoder", "grad_norm", "eval_cls_use", "eval_probe_ndcg@10", "tokens"):
+            if name in mine:
+                assert theirs[name] == pytest.approx(mine[name], rel=2e-4, abs=2e-4), (mine["step"], name)
+    a, b = runs.weights(tmp_path / "one"), runs.weights(tmp_path / "two")
+    for name, tensor in a.items():
+        torch.testing.assert_close(tensor, b[name], rtol=1e-2, atol=2e-4)
+
+
+def test_continuing_from_our_checkpoint_takes_the_heads_along(given: Settings, tmp_path: Path) -> None:
+    train(given(keep_best=False))
+    first = tmp_path / "run" / "model"
+    train(given(model_name_or_path=str(first), learning_rate=0.0, max_steps=1, output_dir=str(tmp_path / "next")))
+    assert runs.identical(runs.weights(tmp_path / "next"), runs.weights(tmp_path / "run"))
+    assert json.loads((tmp_path / "next" / "manifest.json").read_text())["fresh"] == []
+
+
+def test_a_model_from_scratch_repeats_itself(given: Settings, tmp_path: Path) -> None:
+    sizes = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
+    for name in ("a", "b"):
+        train(given(**sizes, model_name_or_path=None, keep_best=False, max_steps=3, output_dir=str(tmp_path / name)))
+    assert runs.identical(runs.weights(tmp_path / "a"), runs.weights(tmp_path / "b"))
+    train(given(**sizes, model_name_or_path=None, keep_best=False, max_steps=3, seed=7, output_dir=str(tmp_path / "c")))
+    assert not runs.identical(runs.weights(tmp_path / "a"), runs.weights(tmp_path / "c"))
+
+
+def test_minutes_end_a_run_with_the_rate_at_zero(given: Settings, tmp_path: Path) -> None:
+    outcome = train(given(max_steps=None, minutes=0.05, logging_steps=1, eval_steps=1000, keep_best=False))
+    assert outcome.finished and outcome.steps > 3
+    rates = [record["learning_rate"] for record in runs.metrics(tmp_path / "run") if "learning_rate" in record]
+    assert rates[-1] < 0.25 * max(rates)
+
+
+def test_early_stopping_and_the_best_checkpoint(given: Settings, tmp_path: Path) -> None:
+    outcome = train(given(learning_rate=0.0, max_steps=60, eval_steps=2, early_stopping_patience=3))
+    assert outcome.finished and outcome.steps == 8  # the first measurement is the best; three more do not beat it
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["best"]["step"] == 2
+    assert open_checkpoint(tmp_path / "run" / "model").recipe["provenance"]["steps"] == 2
+
+
+def test_a_loss_that_is_no_number_stops_with_its_batch_written_down(given: Settings, tmp_path: Path) -> None:
+    done = runs.run(given(learning_rate=1e30, max_grad_norm=0.0))
+    assert done.returncode == 2
+    assert "The loss became" in done.stderr and "Traceback" not in done.stderr
+    (written,) = (tmp_path / "run").glob("nonfinite-step-*.json")
+    assert len(json.loads(written.read_text())["row_ids"]) > 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"bf16": True},
+        {"gradient_checkpointing": True},
+        {"lr_scheduler_type": "cosine"},
+        {"lr_scheduler_type": "constant"},
+        {"gradient_accumulation_steps": 3},
+        {"tokens_per_batch": 300, "pad_to_multiple_of": 8},
+        {"num_train_epochs": 2, "max_steps": None},
+        {"dataloader_num_workers": 2},
+        {"holdout": 0.0},
+        {"hide_schedule": 0.5, "decoder": "basic", "decoder_layers": 2},
+    ],
+    ids=str,
+)
+def test_settings_that_change_the_loop(settings: dict[str, Any], given: Settings, tmp_path: Path) -> None:
+    outcome = train(given(**settings))
+    losses = [record["loss"] for record in runs.metrics(tmp_path / "run") if "loss" in record]
+    assert outcome.finished and losses[-1] < losses[0]
+
+
+def test_checkpointing_changes_memory_not_results(given: Settings, tmp_path: Path) -> None:
+    for name, on in (("a", False), ("b", True)):
+        train(given(gradient_checkpointing=on, dropout=0.1, keep_best=False, output_dir=str(tmp_path / name)))
+    a, b = runs.weights(tmp_path / "a"), runs.weights(tmp_path / "b")
+    for name, tensor in a.items():
+        torch.testing.assert_close(tensor, b[name], rtol=1e-3, atol=1e-4)
+
+
+def test_tensorboard_gets_the_figures(given: Settings, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    train(given(report_to=["tensorboard"]))
+    assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"rows": ""}, "Please say rows"),
+        ({"rows": "nowhere"}, "nowhere"),
+        ({"max_seq_length": 5000}, "this model has positions for"),
+        ({"holdout": 1.0, "eval_rows": 10**6}, "no rows left to train on"),
+        ({"objective": "retromea"}, "Unknown objective 'retromea'"),
+        ({"objective": "mlm", "decoder_mlm_probability": 0.5}, "belongs to dupmae, retromae"),
+        ({"learning_rates": 1}, "did you mean 'learning_rate'"),
+    ],
+    ids=str,
+)
+def test_wrong_settings_are_refused_in_one_sentence(changed: dict[str, Any], message: str, given: Settings) -> None:
+    with pytest.raises(UserError, match=message):
+        train(given(**changed))
+
+
+def test_a_used_folder_is_not_overwritten_and_other_settings_do_not_resume(given: Settings, tmp_path: Path) -> None:
+    train(given(max_steps=2))
+    with pytest.raises(UserError, match="already holds a run"):
+        train(given(max_steps=2))
+    with pytest.raises(UserError, match="max_steps was 2, is 3"):
+        train(given(max_steps=3), resume=True)
+    before = runs.weights(tmp_path / "run")
+    assert train(given(max_steps=2), resume=True).steps == 2  # finished: nothing is done again
+    assert runs.identical(before, runs.weights(tmp_path / "run"))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "letter.txt").write_text("mine")
+    with pytest.raises(UserError, match="is not empty"):
+        train(given(output_dir=str(tmp_path / "other")))
+
+
+def test_rows_of_another_tokenizer_are_refused(given: Settings, tiny_folder: Callable[[str], Path]) -> None:
+    with pytest.raises(UserError, match="prepared with another tokenizer"):
+        train(given(model_name_or_path=str(tiny_folder("roberta"))))
