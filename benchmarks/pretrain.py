@@ -35,7 +35,7 @@ from benchmarks.textbook import (
     textbook_step,
 )
 from retromae.models.backbone import Backbone
-from retromae.objectives import Objective, Vocabulary
+from retromae.objectives import Vocabulary
 from retromae.objectives.retromae import RetroMAE, RetroMAEConfig
 from retromae.training.batches import BatchPlan, MicroBatch, Padding, RowBatches
 
@@ -107,7 +107,9 @@ class Ours:
         self.waste = plan.waste()
         self.dataset = RowBatches(memory, padding, vocabulary)
         self.batches: Iterator[list[MicroBatch]] = plan.steps()
-        self.optimizer = torch.optim.AdamW(self.objective.parameters(), lr=1e-4, weight_decay=0.01, fused=True)
+        self.optimizer = torch.optim.AdamW(
+            self.objective.parameters(), lr=1e-4, weight_decay=0.01, fused=True
+        )
         self.autocast = torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
 
     def run(self, batches: int) -> tuple[int, float, float]:
@@ -262,7 +264,9 @@ def on_gpu(rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", action="append", choices=list(CASES), help="cases to run; all if left out")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--gpu", action="store_true", help="measure on the GPU instead")
@@ -271,7 +275,12 @@ def main() -> None:
     if arguments.gpu:
         results: dict[str, Any] = on_gpu(arguments.rounds)
         rows = [
-            [name, f"{r['tokens_per_second']:,.0f}", f"{r['share_of_peak']:.0%}", f"{r['peak_memory_gib']:.1f}"]
+            [
+                name,
+                f"{r['tokens_per_second']:,.0f}",
+                f"{r['share_of_peak']:.0%}",
+                f"{r['peak_memory_gib']:.1f}",
+            ]
             for name, r in results.items()
             if isinstance(r, dict)
         ]

@@ -52,7 +52,9 @@ def test_imports_go_down(path: Path) -> None:
     own = room(path)
     assert own in FLOORS, f"'{own}' is a new room: give it a floor here and a line in CONTRIBUTING.md"
     for other in imported_rooms(path) - {own}:
-        assert FLOORS[other] < FLOORS[own], f"{own} (floor {FLOORS[own]}) imports {other} (floor {FLOORS[other]})"
+        assert FLOORS[other] < FLOORS[own], (
+            f"{own} (floor {FLOORS[own]}) imports {other} (floor {FLOORS[other]})"
+        )
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import draws as reference
 from scipy import stats
 
+from reference import draws as reference
 from retromae.core import draws
 from retromae.core.draws import Stream
 

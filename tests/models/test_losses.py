@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import vocabulary as reference
 from torch import Tensor
 
+from reference import vocabulary as reference
 from retromae.models.losses import (
     bag_of_words,
     max_pooled_logits,

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from reference import objectives as reference
-from reference.objectives import Passage, Setting
 from torch import Tensor
 
+from reference import objectives as reference
+from reference.objectives import Passage, Setting
 from retromae.core.errors import UserError
 from retromae.models.backbone import Backbone
 from retromae.objectives import Batch, Objective, Vocabulary, available, load
@@ -93,7 +93,11 @@ def test_equal_to_the_equations(
     assert mine.keys() == theirs.keys()
     for parameter, gradient in theirs.items():
         torch.testing.assert_close(
-            mine[parameter], gradient, rtol=1e-4, atol=1e-5, msg=lambda m, parameter=parameter: f"{parameter}: {m}"
+            mine[parameter],
+            gradient,
+            rtol=1e-4,
+            atol=1e-5,
+            msg=lambda m, parameter=parameter: f"{parameter}: {m}",
         )
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from reference import decoding, draws, vocabulary
 from torch import Tensor
 
+from reference import decoding, draws, vocabulary
 from retromae.core.draws import Stream
 
 
@@ -96,7 +96,9 @@ class Setting:
             p = decoder.positions.weight[: len(ids)]
         if visible is None:
             return decoding.basic(decoder, sentence, e, p, torch.ones(len(ids)))
-        norm = backbone.embedding_norm if self.objective.settings.decoder_embedding_norm == "context" else None
+        norm = (
+            backbone.embedding_norm if self.objective.settings.decoder_embedding_norm == "context" else None
+        )
         return decoding.enhanced(decoder, sentence, e, p, visible, norm)
 
 

@@ -27,7 +27,9 @@ def random_vectors(n: int, d: int, seed: int, *, vocabulary: int = 0, terms: int
     return Vectors(dense, csr_array((weights, chosen.ravel(), starts), shape=(n, vocabulary)), FINGERPRINT)
 
 
-def make_store(folder: Path, vectors: Vectors, *, shard_size: int = 40, ids: list[str] | None = None) -> VectorStore:
+def make_store(
+    folder: Path, vectors: Vectors, *, shard_size: int = 40, ids: list[str] | None = None
+) -> VectorStore:
     names = ids or [f"d{row:04d}" for row in range(len(vectors))]
     passages = [Passage(name, f"title of {name}", f"what {name} says") for name in names]
     n, d = vectors.dense.shape
@@ -43,5 +45,7 @@ def brute_force(queries: Vectors, documents: Vectors) -> npt.NDArray[np.float64]
     """(q, n) scores, as the definition reads."""
     scores = queries.dense.astype(np.float64) @ documents.dense.astype(np.float64).T
     if queries.lexical is not None and documents.lexical is not None:
-        scores += queries.lexical.toarray().astype(np.float64) @ documents.lexical.toarray().astype(np.float64).T
+        scores += (
+            queries.lexical.toarray().astype(np.float64) @ documents.lexical.toarray().astype(np.float64).T
+        )
     return scores

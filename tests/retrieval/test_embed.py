@@ -48,7 +48,11 @@ def test_the_shards_hold_what_the_encoder_gives(encoder: Encoder, tmp_path: Path
     np.testing.assert_allclose(found.dense, expected.dense, atol=1e-5)
     np.testing.assert_allclose(found.lexical.toarray(), expected.lexical.toarray(), atol=1e-4)
     assert found.fingerprint == encoder.fingerprint
-    assert [store_passage for shard in store.shards() for store_passage in map(shard.passages.__getitem__, range(len(shard)))] == CORPUS
+    assert [
+        store_passage
+        for shard in store.shards()
+        for store_passage in map(shard.passages.__getitem__, range(len(shard)))
+    ] == CORPUS
     halves = embed_corpus(encoder, corpus, tmp_path / "half", dtype="float16", shard_size=50)
     assert halves is not None
     assert next(halves.shards()).dense.dtype == np.float16
@@ -92,7 +96,9 @@ def test_killed_at_random_and_gone_on_with(encoder: Encoder, tmp_path: Path, see
     assert all((killed / name).stat().st_mtime_ns == when for name, when in made.items())
 
 
-def test_another_model_setting_or_corpus_is_refused(encoder: Encoder, tiny_folder: Folder, tmp_path: Path) -> None:
+def test_another_model_setting_or_corpus_is_refused(
+    encoder: Encoder, tiny_folder: Folder, tmp_path: Path
+) -> None:
     folder = tmp_path / "vectors"
     embed_corpus(encoder, corpus, folder, shard_size=10)
     before = contents(folder)

@@ -91,14 +91,19 @@ def test_order_and_batches_do_not_matter(tiny_folder: Folder) -> None:
 def test_the_fingerprint_follows_the_vectors_and_nothing_else(tiny_folder: Folder, tmp_path: Path) -> None:
     first = Encoder.open(tiny_folder("bert"), pooling="cls")
     moved = shutil.copytree(tiny_folder("bert"), tmp_path / "elsewhere")
-    assert Encoder.open(moved, pooling="cls", max_query_length=9, precision="bfloat16").fingerprint == first.fingerprint
+    assert (
+        Encoder.open(moved, pooling="cls", max_query_length=9, precision="bfloat16").fingerprint
+        == first.fingerprint
+    )
     others = [
         Encoder.open(moved, pooling="mean"),
         Encoder.open(moved, pooling="cls", query_prompt="ask: "),
         Encoder.open(moved, pooling="cls", normalize=True),
         Encoder.open(tiny_folder("electra"), pooling="cls"),
     ]
-    model = SentenceTransformer(modules=[Transformer(str(moved)), Pooling(32, "cls")], similarity_fn_name="dot")
+    model = SentenceTransformer(
+        modules=[Transformer(str(moved)), Pooling(32, "cls")], similarity_fn_name="dot"
+    )
     assert Encoder(model).fingerprint == first.fingerprint
     with torch.no_grad():
         next(model.parameters())[0, 0] += 1e-3
@@ -114,7 +119,11 @@ def test_settings_open_the_same_encoder_again(cosine_folder: Path) -> None:
 
 def test_bfloat16_is_close(tiny_folder: Folder) -> None:
     exact = Encoder.open(tiny_folder("bert"), pooling="cls").encode_passages(SENTENCES).dense
-    rough = Encoder.open(tiny_folder("bert"), pooling="cls", precision="bfloat16").encode_passages(SENTENCES).dense
+    rough = (
+        Encoder.open(tiny_folder("bert"), pooling="cls", precision="bfloat16")
+        .encode_passages(SENTENCES)
+        .dense
+    )
     assert rough.dtype == np.float32
     assert 0 < np.abs(rough - exact).max() < 0.1
 
@@ -147,7 +156,9 @@ def test_bad_input(tiny_folder: Folder, tmp_path: Path) -> None:
 
 
 @given(
-    lengths=st.lists(st.integers(0, 9), min_size=1, max_size=20), budget=st.integers(1, 40), left=st.booleans()
+    lengths=st.lists(st.integers(0, 9), min_size=1, max_size=20),
+    budget=st.integers(1, 40),
+    left=st.booleans(),
 )
 @settings(max_examples=60, deadline=None)
 def test_packing_keeps_every_row_under_the_budget(lengths: list[int], budget: int, left: bool) -> None:

@@ -40,7 +40,10 @@ def test_it_may_be_repeated_but_not_mixed(client: Any, tmp_path: Path) -> None:
     for _ in range(2):
         assert to_qdrant(store, client, "notes") == 30
     assert client.count("notes").count == 30
-    for name, vectors in (("wide", random_vectors(5, 9, 0)), ("both", random_vectors(5, 8, 0, vocabulary=9, terms=2))):
+    for name, vectors in (
+        ("wide", random_vectors(5, 9, 0)),
+        ("both", random_vectors(5, 8, 0, vocabulary=9, terms=2)),
+    ):
         with pytest.raises(UserError, match="holds other vectors"):
             to_qdrant(make_store(tmp_path / name, vectors), client, "notes")
     with pytest.raises(UserError, match="no lexical half"):

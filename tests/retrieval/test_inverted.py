@@ -46,7 +46,10 @@ def test_every_way_to_score_equals_the_definition(tmp_path: Path, data: st.DataO
 
 def test_postings_are_added_up_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = random_vectors(50, 4, 0, vocabulary=30, terms=8).lexical
-    index, query = made(tmp_path / "index", rows, 20), np.random.default_rng(1).standard_normal(30).astype(np.float32)
+    index, query = (
+        made(tmp_path / "index", rows, 20),
+        np.random.default_rng(1).standard_normal(30).astype(np.float32),
+    )
     whole = index.scores(query)
     monkeypatch.setattr(inverted, "_POSTINGS", 7)
     np.testing.assert_allclose(index.scores(query), whole, atol=1e-6)
@@ -54,7 +57,10 @@ def test_postings_are_added_up_in_pieces(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_the_largest_terms_alone_are_an_approximation(tmp_path: Path) -> None:
     rows = random_vectors(50, 4, 0, vocabulary=30, terms=8).lexical
-    index, query = made(tmp_path / "index", rows, 20), np.random.default_rng(1).standard_normal(30).astype(np.float32)
+    index, query = (
+        made(tmp_path / "index", rows, 20),
+        np.random.default_rng(1).standard_normal(30).astype(np.float32),
+    )
     kept = np.where(query >= np.sort(query)[-5], query, 0).astype(np.float32)
     np.testing.assert_array_equal(index.scores(query, 5), index.scores(kept))
 
@@ -68,7 +74,9 @@ def test_hybrid_search_equals_brute_force(tmp_path: Path, kind: str) -> None:
     places, _ = top_k(expected, index.passages.ids, 10)
     found = index.search(queries, 10)
     np.testing.assert_array_equal(found.places, places)
-    np.testing.assert_allclose(found.scores, np.take_along_axis(expected, places, axis=1), rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(
+        found.scores, np.take_along_axis(expected, places, axis=1), rtol=1e-5, atol=1e-4
+    )
     # With every document a candidate the approximation is exact; with few it finds most of what is best.
     np.testing.assert_array_equal(index.search(queries, 10, depth=300).places, places)
     some = index.search(queries, 10, depth=60)

@@ -25,11 +25,16 @@ QUERY, PASSAGES = "why does the bridge hum?", SENTENCES[:6]
 
 def by_definition(folder: Path, text: str) -> tuple[np.ndarray, np.ndarray]:
     """h_CLS and μ from transformers' own model: the logits of every ordinary token, one text at a time."""
-    model, tokenizer = AutoModelForMaskedLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    model, tokenizer = (
+        AutoModelForMaskedLM.from_pretrained(folder).eval(),
+        AutoTokenizer.from_pretrained(folder),
+    )
     tokens = tokenizer(text, return_tensors="pt")
     with torch.no_grad():
         out = model(**tokens, output_hidden_states=True)
-    ordinary = [i for i, token in enumerate(tokens["input_ids"][0].tolist()) if token not in tokenizer.all_special_ids]
+    ordinary = [
+        i for i, token in enumerate(tokens["input_ids"][0].tolist()) if token not in tokenizer.all_special_ids
+    ]
     return out.hidden_states[-1][0, 0].numpy(), out.logits[0, ordinary].max(dim=0).values.numpy()
 
 
@@ -81,7 +86,9 @@ def test_it_saves_and_loads_in_sentence_transformers(tiny_folder: Folder, tmp_pa
     ours = queries.dense @ passages.dense.T + (queries.lexical @ passages.lexical.T).toarray()
     theirs = loaded.similarity(loaded.encode_query([QUERY]), loaded.encode_document(PASSAGES))
     np.testing.assert_allclose(ours, theirs, rtol=1e-4)
-    np.testing.assert_allclose(theirs, model.similarity(model.encode_query([QUERY]), model.encode_document(PASSAGES)))
+    np.testing.assert_allclose(
+        theirs, model.similarity(model.encode_query([QUERY]), model.encode_document(PASSAGES))
+    )
     assert Encoder.open(tmp_path / "model", **encoder.settings).fingerprint == encoder.fingerprint
     # The folder stays what it was: a masked-LM model.
     head = AutoModelForMaskedLM.from_pretrained(tmp_path / "model").get_output_embeddings().weight

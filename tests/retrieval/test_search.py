@@ -20,7 +20,9 @@ from retromae.retrieval.search import Searcher
 
 Folder = Callable[[str], Path]
 CORPUS = [Passage(f"p{n:02d}", "note", text) for n, text in enumerate(SENTENCES)]
-QUERIES = {f"q{n}": text for n, text in enumerate(["bees and the grove", "copper wire", "ice keeps fish", "an owl"])}
+QUERIES = {
+    f"q{n}": text for n, text in enumerate(["bees and the grove", "copper wire", "ice keeps fish", "an owl"])
+}
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Small real runs for the tests: text invented here, rows prepared by the library, the command line as people use it."""
+"""Small real runs for the tests: invented text, rows prepared by the library, the real command line."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from retromae.text.rows import PrepareConfig, prepare
 
-NOUNS = "river stone bridge lantern garden winter letter window teacher harbour engine mountain violin".split()
-VERBS = "carries follows paints repairs forgets answers crosses measures warms hides".split()
+NOUNS = ["river", "stone", "bridge", "lantern", "garden", "winter", "letter", "window", "teacher", "harbour"]
+VERBS = ["carries", "follows", "paints", "repairs", "forgets", "answers", "crosses", "measures", "warms"]
 
 
 def write_corpus(path: Path, documents: int = 60) -> Path:
@@ -30,7 +30,9 @@ def write_corpus(path: Path, documents: int = 60) -> Path:
                 for _ in range(rng.randint(2, 7))
             ]
             title = f"{topic[0]} and {topic[1]} {number}"
-            stream.write(json.dumps({"_id": f"d{number}", "title": title, "text": " ".join(sentences)}) + "\n")
+            stream.write(
+                json.dumps({"_id": f"d{number}", "title": title, "text": " ".join(sentences)}) + "\n"
+            )
     return path
 
 

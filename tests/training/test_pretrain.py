@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from training import runs
 from transformers import AutoModel, AutoModelForMaskedLM
 
 from retromae.core.errors import UserError
@@ -22,6 +21,7 @@ from retromae.models.checkpoint import open_checkpoint
 from retromae.objectives import available
 from retromae.training.pretrain import pretrain
 from retromae.training.settings import resolve
+from training import runs
 
 Settings = Callable[..., dict[str, Any]]
 
@@ -156,7 +156,15 @@ def test_two_processes_do_what_one_does_that_accumulates(given: Settings, tmp_pa
     settings = {"dropout": 0.0, "keep_best": False, "max_steps": 8}
     train(given(**settings, gradient_accumulation_steps=2, output_dir=str(tmp_path / "one")))
     values = given(**settings, output_dir=str(tmp_path / "two"))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611"]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        "29611",
+    ]
     done = subprocess.run(
         [*launcher, *runs.command(values)],
         capture_output=True,
@@ -169,7 +177,15 @@ def test_two_processes_do_what_one_does_that_accumulates(given: Settings, tmp_pa
     one, two = runs.metrics(tmp_path / "one"), runs.metrics(tmp_path / "two")
     assert [r["step"] for r in one] == [r["step"] for r in two]
     for mine, theirs in zip(one, two):
-        for name in ("loss", "encoder", "decoder", "grad_norm", "eval_cls_use", "eval_probe_ndcg@10", "tokens"):
+        for name in (
+            "loss",
+            "encoder",
+            "decoder",
+            "grad_norm",
+            "eval_cls_use",
+            "eval_probe_ndcg@10",
+            "tokens",
+        ):
             if name in mine:
                 assert theirs[name] == pytest.approx(mine[name], rel=2e-4, abs=2e-4), (mine["step"], name)
     a, b = runs.weights(tmp_path / "one"), runs.weights(tmp_path / "two")
@@ -180,7 +196,11 @@ def test_two_processes_do_what_one_does_that_accumulates(given: Settings, tmp_pa
 def test_continuing_from_our_checkpoint_takes_the_heads_along(given: Settings, tmp_path: Path) -> None:
     train(given(keep_best=False))
     first = tmp_path / "run" / "model"
-    train(given(model_name_or_path=str(first), learning_rate=0.0, max_steps=1, output_dir=str(tmp_path / "next")))
+    train(
+        given(
+            model_name_or_path=str(first), learning_rate=0.0, max_steps=1, output_dir=str(tmp_path / "next")
+        )
+    )
     assert runs.identical(runs.weights(tmp_path / "next"), runs.weights(tmp_path / "run"))
     assert json.loads((tmp_path / "next" / "manifest.json").read_text())["fresh"] == []
 
@@ -188,22 +208,43 @@ def test_continuing_from_our_checkpoint_takes_the_heads_along(given: Settings, t
 def test_a_model_from_scratch_repeats_itself(given: Settings, tmp_path: Path) -> None:
     sizes = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
     for name in ("a", "b"):
-        train(given(**sizes, model_name_or_path=None, keep_best=False, max_steps=3, output_dir=str(tmp_path / name)))
+        train(
+            given(
+                **sizes,
+                model_name_or_path=None,
+                keep_best=False,
+                max_steps=3,
+                output_dir=str(tmp_path / name),
+            )
+        )
     assert runs.identical(runs.weights(tmp_path / "a"), runs.weights(tmp_path / "b"))
-    train(given(**sizes, model_name_or_path=None, keep_best=False, max_steps=3, seed=7, output_dir=str(tmp_path / "c")))
+    train(
+        given(
+            **sizes,
+            model_name_or_path=None,
+            keep_best=False,
+            max_steps=3,
+            seed=7,
+            output_dir=str(tmp_path / "c"),
+        )
+    )
     assert not runs.identical(runs.weights(tmp_path / "a"), runs.weights(tmp_path / "c"))
 
 
 def test_minutes_end_a_run_with_the_rate_at_zero(given: Settings, tmp_path: Path) -> None:
     outcome = train(given(max_steps=None, minutes=0.05, logging_steps=1, eval_steps=1000, keep_best=False))
     assert outcome.finished and outcome.steps > 3
-    rates = [record["learning_rate"] for record in runs.metrics(tmp_path / "run") if "learning_rate" in record]
+    rates = [
+        record["learning_rate"] for record in runs.metrics(tmp_path / "run") if "learning_rate" in record
+    ]
     assert rates[-1] < 0.25 * max(rates)
 
 
 def test_early_stopping_and_the_best_checkpoint(given: Settings, tmp_path: Path) -> None:
     outcome = train(given(learning_rate=0.0, max_steps=60, eval_steps=2, early_stopping_patience=3))
-    assert outcome.finished and outcome.steps == 8  # the first measurement is the best; three more do not beat it
+    assert (
+        outcome.finished and outcome.steps == 8
+    )  # the first measurement is the best; three more do not beat it
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["best"]["step"] == 2
     assert open_checkpoint(tmp_path / "run" / "model").recipe["provenance"]["steps"] == 2
@@ -266,12 +307,16 @@ def test_tensorboard_gets_the_figures(given: Settings, tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_wrong_settings_are_refused_in_one_sentence(changed: dict[str, Any], message: str, given: Settings) -> None:
+def test_wrong_settings_are_refused_in_one_sentence(
+    changed: dict[str, Any], message: str, given: Settings
+) -> None:
     with pytest.raises(UserError, match=message):
         train(given(**changed))
 
 
-def test_a_used_folder_is_not_overwritten_and_other_settings_do_not_resume(given: Settings, tmp_path: Path) -> None:
+def test_a_used_folder_is_not_overwritten_and_other_settings_do_not_resume(
+    given: Settings, tmp_path: Path
+) -> None:
     train(given(max_steps=2))
     with pytest.raises(UserError, match="already holds a run"):
         train(given(max_steps=2))

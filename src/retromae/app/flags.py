@@ -6,7 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, Optional
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -16,7 +16,7 @@ from retromae.core.errors import UserError
 
 console = Console()
 errors = Console(stderr=True)
-Recipe = Annotated[Optional[str], typer.Argument(help="YAML with settings, or the name of a recipe")]  # noqa: UP045
+Recipe = Annotated[str | None, typer.Argument(help="YAML with settings, or the name of a recipe")]
 PrintConfig = Annotated[bool, typer.Option("--print_config", help="show the resolved settings and stop")]
 _BUNDLED = (Path(__file__).parents[1] / "recipes", Path(__file__).parents[3] / "recipes")
 
@@ -63,8 +63,8 @@ def _parameter(option: Option, panel: str) -> inspect.Parameter:
     # Values are checked by core.config, for flags and files alike, so choices and ranges are not typer's business.
     kind: Any = list[str] if option.many else option.kind
     annotation = Annotated[
-        Optional[kind], typer.Option(name, help=text, rich_help_panel=panel, show_default=False)
-    ]  # noqa: UP045
+        kind | None, typer.Option(name, help=text, rich_help_panel=panel, show_default=False)
+    ]
     return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 

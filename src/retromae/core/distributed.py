@@ -45,7 +45,8 @@ def sum_over_ranks(values: Tensor) -> Tensor:
 @cache
 def _host_group() -> dist.ProcessGroup:
     """A group of its own over the network, so that small decisions never wait for an accelerator's queue."""
-    return dist.new_group(backend="gloo")
+    group: dist.ProcessGroup = dist.new_group(backend="gloo")
+    return group
 
 
 def any_rank(flag: bool) -> bool:

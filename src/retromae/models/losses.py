@@ -149,12 +149,14 @@ def vocabulary_cross_entropy(
     """
     if backend == "chunked":
         row_scales = torch.cat([scales[g].expand(n) for g, n in enumerate(sizes)]).float()
-        loss, nll = _ChunkedCrossEntropy.apply(hidden, weight, bias, targets, row_scales, chunk)
-        return loss, torch.stack([part.sum() for part in nll.split(list(sizes))])
+        loss, nll = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+            hidden, weight, bias, targets, row_scales, chunk
+        )
+        return loss, torch.stack([part.sum() for part in torch.split(nll, list(sizes))])
     if backend == "native" and not native_available():
         raise RuntimeError(f"torch {torch.__version__} has no linear_cross_entropy; use backend='chunked'")
     sums = []
-    for rows, labels in zip(hidden.split(list(sizes)), targets.split(list(sizes))):
+    for rows, labels in zip(torch.split(hidden, list(sizes)), torch.split(targets, list(sizes))):
         if labels.shape[0] == 0:
             sums.append((rows.sum() + weight.sum()) * 0.0)  # keeps the graph whole
         elif backend == "native":
@@ -253,7 +255,7 @@ def max_pooled_logits(
     one per passage. Holds `chunk` × V logits at a time (one passage at least). Where two tokens give exactly the
     same maximum, one of them takes the gradient.
     """
-    pooled: Tensor = _MaxPooledLogits.apply(hidden, weight, bias, counted, chunk)
+    pooled: Tensor = _MaxPooledLogits.apply(hidden, weight, bias, counted, chunk)  # type: ignore[no-untyped-call]
     return pooled
 
 

@@ -32,7 +32,7 @@ class Batch:
     progress: float = 0.0  # how much of the training is done, in [0, 1]; for schedules
 
     def to(self, device: torch.device | str) -> Batch:
-        moved = {
+        moved: dict[str, Any] = {
             f.name: value.to(device, non_blocking=True)
             for f in fields(self)
             if isinstance(value := getattr(self, f.name), Tensor)

@@ -63,7 +63,9 @@ class RetroMAE(Objective):
     paper = "RetroMAE: Pre-Training Retrieval-oriented Language Models Via Masked Auto-Encoder (2022)"
     settings: RetroMAEConfig
 
-    def __init__(self, backbone: Backbone, settings: RetroMAEConfig, vocabulary: Vocabulary, seed: int = 0) -> None:
+    def __init__(
+        self, backbone: Backbone, settings: RetroMAEConfig, vocabulary: Vocabulary, seed: int = 0
+    ) -> None:
         super().__init__(backbone, settings, vocabulary, seed)
         self.enhanced = settings.decoder == "enhanced"
         if self.enhanced and settings.decoder_layers != 1:

@@ -48,7 +48,7 @@ class Outcome:
 
 def pretrain(settings: Resolved, *, resume: bool = False, console: Console | None = None) -> Outcome:
     """Pre-train as `settings` say and leave a run folder; with `resume` go on where one was interrupted."""
-    disable_progress_bar()  # of transformers, for every file it writes
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # of transformers, for every file it writes
     config = settings.run
     run = RunFolder(_required(config.output_dir, "output_dir"))
     checkpoint = _prepare_folder(run, settings, resume)
@@ -402,9 +402,13 @@ class _Session:
         use = metrics.get("cls_use")
         if use is not None and use < 0.02 and step > 0:
             told, self.told = self.told, True
-            advice = "" if told else (
-                " The decoder rebuilds from word frequencies and its own context. If this lasts, set hide_schedule "
-                "to 0.3, take more and smaller steps, or start from a trained language model."
+            advice = (
+                ""
+                if told
+                else (
+                    " The decoder rebuilds from word frequencies and its own context. If this lasts, set hide_schedule "
+                    "to 0.3, take more and smaller steps, or start from a trained language model."
+                )
             )
             self._say(f"[yellow]\\[CLS] carries almost nothing yet (cls_use {use:.3f}).{advice}[/yellow]")
 

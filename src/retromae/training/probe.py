@@ -95,7 +95,7 @@ def _counts(values: object) -> dict[bytes, int]:
     return counted
 
 
-def _cut_sentence(body: Tokens, starts: NDArray[np.int64], row: int) -> tuple[Tokens | None, Tokens]:
+def _cut_sentence(body: Tokens, starts: NDArray[np.int32], row: int) -> tuple[Tokens | None, Tokens]:
     """One sentence of the body as a query and the body without it; None where no cut leaves enough of both."""
     edges = np.unique(np.concatenate([[0], np.clip(starts, 0, len(body)), [len(body)]]))
     sizes = np.diff(edges)

@@ -55,9 +55,11 @@ class PretrainTrainer(Trainer):
         after_evaluation: Callable[[PretrainTrainer, dict[str, float]], None] | None = None,
     ) -> None:
         if args.fsdp:
-            raise UserError("FSDP is not supported; an encoder fits on one device, so use plain torchrun (DDP).")
-        super().__init__(model=objective, args=args, eval_dataset=[] if evaluate else None)  # type: ignore[arg-type]
-        self.objective = objective
+            raise UserError(
+                "FSDP is not supported; an encoder fits on one device, so use plain torchrun (DDP)."
+            )
+        super().__init__(model=objective, args=args, eval_dataset=[] if evaluate else None)
+        self.objective: Objective = objective
         self.run = run
         self.clock = clock
         self.kept: dict[str, Any] = {}  # small state that checkpoints keep: best score, patience, …
@@ -94,7 +96,7 @@ class PretrainTrainer(Trainer):
         if not samples:
             return [], None
         names = sorted(samples[0][1].counts)
-        mine = torch.stack([sum((drawn.counts[name] for _, drawn in samples)) for name in names])  # type: ignore[arg-type]
+        mine = torch.stack([torch.stack([d.counts[name] for _, d in samples]).sum() for name in names])
         totals = distributed.sum_over_ranks(mine)
         return samples, dict(zip(names, totals.unbind()))
 
@@ -162,7 +164,7 @@ class PretrainTrainer(Trainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         if self.lr_scheduler is None:
-            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, self.clock.learning_rate)
+            self.lr_scheduler = LambdaLR(cast(Any, optimizer or self.optimizer), self.clock.learning_rate)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Optional
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,7 +14,7 @@ def command(
     source: Annotated[str, typer.Argument(help="hub folder, or a released RetroMAE or Condenser checkpoint")],
     out: Annotated[str, typer.Argument(help="checkpoint folder to write")],
     tokenizer: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--tokenizer", help="folder or name of a tokenizer, instead of the source's own"),
     ] = None,
     pooling: Annotated[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -34,7 +34,7 @@ def command(
         bool, typer.Option("--resume", help="go on where the run in output_dir was interrupted")
     ] = False,
     set: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option("--set", help="name=value: a setting of an objective that lives outside the package"),
     ] = None,
     print_config: PrintConfig = False,
@@ -62,5 +62,7 @@ def command(
         raise typer.Exit(128 + (outcome.signal or 0))
     if writes():
         console.print(
-            f"Finished after {outcome.steps} steps: {outcome.output_dir / 'model'}", highlight=False, soft_wrap=True
+            f"Finished after {outcome.steps} steps: {outcome.output_dir / 'model'}",
+            highlight=False,
+            soft_wrap=True,
         )
