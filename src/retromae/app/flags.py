@@ -85,5 +85,6 @@ def find_recipe(name: str) -> Path:
 
 def fail(error: UserError) -> NoReturn:
     """One sentence, exit code 2."""
-    errors.print(f"[red]Error:[/red] {error!s}", highlight=False, markup=True, soft_wrap=True)
+    if not error.told:
+        errors.print(f"[red]Error:[/red] {error!s}", highlight=False, markup=True, soft_wrap=True)
     sys.exit(2)

@@ -3,15 +3,49 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import cache
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from retromae.core.errors import UserError
+
+T = TypeVar("T")
+
 
 def active() -> bool:
     return dist.is_available() and dist.is_initialized()
+
+
+def start() -> None:
+    """Join the process group that torchrun or accelerate announced, if there is one and it is not joined yet."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not active():
+        from accelerate import PartialState
+
+        PartialState(cpu=not torch.cuda.is_available())
+
+
+def first_decides(action: Callable[[], T]) -> T:
+    """Let the first process do `action` and give its result, or its refusal, to all of them.
+
+    For what reads and writes the file system: the others would see it half done.
+    """
+    if not active() or world_size() == 1:
+        return action()
+    outcome: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            outcome[0] = action()
+        except UserError as error:
+            outcome[1] = str(error)
+    dist.broadcast_object_list(outcome, src=0)
+    if outcome[1] is not None:
+        raise UserError(outcome[1], told=rank() != 0)
+    result: T = outcome[0]
+    return result
 
 
 def rank() -> int:

@@ -39,10 +39,6 @@ class Batch:
         }
         return replace(self, **moved)
 
-    @property
-    def tokens(self) -> int:
-        return self.token_ids.numel()
-
 
 @dataclass(frozen=True)
 class Vocabulary:

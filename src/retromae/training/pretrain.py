@@ -51,7 +51,8 @@ def pretrain(settings: Resolved, *, resume: bool = False, console: Console | Non
     disable_progress_bar()  # type: ignore[no-untyped-call]  # of transformers, for every file it writes
     config = settings.run
     run = RunFolder(_required(config.output_dir, "output_dir"))
-    checkpoint = _prepare_folder(run, settings, resume)
+    distributed.start()
+    checkpoint = distributed.first_decides(lambda: _prepare_folder(run, settings, resume))
     if run.read_manifest().get("finished"):
         return Outcome(run.path, int(run.read_manifest()["steps"]), True, None, _last_metrics(run))
     rows = Rows.open(_required(config.rows, "rows"))
@@ -115,13 +116,12 @@ def _prepare_folder(run: RunFolder, settings: Resolved, resume: bool) -> Path | 
         )
     if run.used:
         _same_settings(run, settings)
-    elif run.path.exists() and any(run.path.iterdir()) and distributed.writes():
+    elif run.path.exists() and any(run.path.iterdir()):
         raise UserError(f"'{run.path}' is not empty and holds no run of ours; choose another output_dir.")
-    if distributed.writes():
-        run.path.mkdir(parents=True, exist_ok=True)
-        run.clear_unfinished()
-        if not run.used:
-            write_yaml(run.config, settings.flat())
+    run.path.mkdir(parents=True, exist_ok=True)
+    run.clear_unfinished()
+    if not run.used:
+        write_yaml(run.config, settings.flat())
     return run.latest()
 
 
@@ -315,7 +315,7 @@ class _Session:
             after_evaluation=self._judge,
         )
         watching = Watching(self.run, self.clock, self.plan.steps_in(1), self.console)
-        watching.tokens_seen = lambda: trainer.tokens_seen * arguments.world_size
+        watching.tokens_seen = lambda: trainer.tokens_seen
         for callback in (ProgressCallback, PrinterCallback):
             trainer.remove_callback(callback)
         trainer.add_callback(Stopping(interruption, self.clock))

@@ -63,7 +63,8 @@ class PretrainTrainer(Trainer):
         self.run = run
         self.clock = clock
         self.kept: dict[str, Any] = {}  # small state that checkpoints keep: best score, patience, …
-        self.tokens_seen = 0
+        self._tokens = 0  # of all processes, padding not counted, up to the last time somebody asked
+        self._fresh_tokens: Tensor | float = 0.0  # since then, on the device
         self._batches = batches
         self._evaluate_with = evaluate
         self._after_evaluation = after_evaluation
@@ -96,9 +97,11 @@ class PretrainTrainer(Trainer):
         if not samples:
             return [], None
         names = sorted(samples[0][1].counts)
-        mine = torch.stack([torch.stack([d.counts[name] for _, d in samples]).sum() for name in names])
-        totals = distributed.sum_over_ranks(mine)
-        return samples, dict(zip(names, totals.unbind()))
+        mine = [torch.stack([d.counts[name] for _, d in samples]).sum() for name in names]
+        tokens = torch.stack([batch.attention_mask.sum() for batch, _ in samples]).sum()
+        totals = distributed.sum_over_ranks(torch.stack([*mine, tokens]))
+        self._fresh_tokens = self._fresh_tokens + totals[-1].double()
+        return samples, dict(zip(names, totals[:-1].unbind()))
 
     # -- one step -----------------------------------------------------------------------------------------------
 
@@ -114,7 +117,7 @@ class PretrainTrainer(Trainer):
         loss: Tensor = parts["loss"] * self.args.world_size
         self._check_finite(loss, batch)
         self.accelerator.backward(loss)
-        self._keep_parts(parts, batch)
+        self._keep_parts(parts)
         return loss.detach()
 
     def _seed_dropout(self) -> None:
@@ -154,11 +157,17 @@ class PretrainTrainer(Trainer):
             f"'{path}'. Lower learning_rate or turn off bf16, and go on from the last checkpoint with --resume."
         )
 
-    def _keep_parts(self, parts: dict[str, Tensor], batch: Batch) -> None:
+    def _keep_parts(self, parts: dict[str, Tensor]) -> None:
         for name, value in parts.items():
             if name != "loss":
                 self._sums[name] = self._sums.get(name, 0.0) + value.detach()
-        self.tokens_seen += batch.tokens
+
+    @property
+    def tokens_seen(self) -> int:
+        """Tokens that all processes together have trained on."""
+        self._tokens += int(self._fresh_tokens)
+        self._fresh_tokens = 0.0
+        return self._tokens
 
     # -- optimiser ----------------------------------------------------------------------------------------------
 
@@ -239,6 +248,6 @@ class PretrainTrainer(Trainer):
     def resume_from(self, checkpoint: Path) -> None:
         """Take over the small state of a checkpoint; the Trainer reads weights and optimiser itself."""
         self.kept = json.loads((checkpoint / STATE_NAME).read_text(encoding="utf-8"))
-        self.tokens_seen = int(self.kept["tokens_seen"])
+        self._tokens = int(self.kept["tokens_seen"])
         self._logged_at = int(self.kept["step"])
         self.clock.start(already=float(self.kept["seconds"]))
