@@ -1,10 +1,10 @@
 """Memory and speed of `prepare` at several corpus sizes.
 
-    python benchmarks/prepare.py --sizes 10000 100000 1000000 --json prepare.json
+    python -m benchmarks.prepare --sizes 10000 100000 1000000 --json prepare.json
 
-Passages are invented by a random word generator and streamed to disk; each size runs in a fresh process, so that its
-peak memory is its own. RSS is the resident memory of a process; "sum" adds parent and workers at one moment, and
-counts pages that they share more than once.
+Passages are invented by a random word generator and streamed to disk; each size runs in a fresh process, so
+that its peak memory is its own. "sum" adds the resident memory of parent and workers at one moment, and counts
+pages that they share more than once.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from rich.console import Console
-from rich.table import Table
 
 VOCABULARY = 8192
 WORDS = 20_000
@@ -122,7 +120,15 @@ def train_once(folder: Path) -> Path:
 def run_size(folder: Path, tokenizer: Path, passages: int, workers: int) -> dict[str, Any]:
     corpus = folder / f"{passages}.jsonl"
     write_corpus(corpus, passages)
-    parts = [sys.executable, __file__, "--one", corpus, folder / f"rows-{passages}", tokenizer]
+    parts = [
+        sys.executable,
+        "-m",
+        "benchmarks.prepare",
+        "--one",
+        corpus,
+        folder / f"rows-{passages}",
+        tokenizer,
+    ]
     command = [*map(str, parts), "--workers", str(workers)]
     run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     result: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
@@ -130,8 +136,11 @@ def run_size(folder: Path, tokenizer: Path, passages: int, workers: int) -> dict
 
 
 def show(results: list[dict[str, Any]], workers: int) -> None:
-    table = Table(title=f"prepare, {workers} workers")
-    for heading in (
+    from benchmarks import (
+        common,
+    )  # imports torch: not at the top, where each spawned worker would load it too
+
+    columns = [
         "passages",
         "MB",
         "rows/s",
@@ -139,14 +148,15 @@ def show(results: list[dict[str, Any]], workers: int) -> None:
         "parent MiB",
         "worker MiB",
         "sum MiB",
-        "take tokens/s",
-    ):
-        table.add_column(heading, justify="right")
+        "take M/s",
+    ]
+    rows = []
     for r in results:
-        numbers = (r["passages"], r["megabytes"], r["rows_per_second"], r["tokens_per_second"])
+        speeds = (r["megabytes"], r["rows_per_second"], r["tokens_per_second"])
         peaks = (r["peak_rss_parent_mib"], r["peak_rss_worker_mib"], r["peak_rss_sum_mib"])
-        table.add_row(*(f"{value:,.0f}" for value in (*numbers, *peaks, r["take_tokens_per_second"])))
-    Console().print(table)
+        figures = (*speeds, *peaks, r["take_tokens_per_second"] / 1e6)
+        rows.append([f"{r['passages']:,}", *(f"{figure:,.0f}" for figure in figures)])
+    common.print_table(f"prepare, {workers} workers; peak memory is resident", columns, rows)
 
 
 def main() -> None:
@@ -167,13 +177,10 @@ def main() -> None:
         results = [run_size(folder, tokenizer, size, arguments.workers) for size in arguments.sizes]
     show(results, arguments.workers)
     if arguments.json:
-        value = {
-            "benchmark": "prepare",
-            "workers": arguments.workers,
-            "vocabulary": VOCABULARY,
-            "results": results,
-        }
-        arguments.json.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        from benchmarks import common
+
+        found = {"workers": arguments.workers, "vocabulary": VOCABULARY, "sizes": results}
+        common.write_json(arguments.json, found, seed=0)
 
 
 if __name__ == "__main__":

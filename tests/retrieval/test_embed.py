@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from retrieval.corpora import make_store, random_vectors
-from tiny import SENTENCES
 
+from retrieval.corpora import make_store, random_vectors
 from retromae.core.errors import UserError
 from retromae.retrieval.embed import embed_corpus
 from retromae.retrieval.encoder import Encoder
 from retromae.retrieval.passages import Passage
 from retromae.retrieval.shards import VectorStore, shard_folder
+from tiny import SENTENCES
 
 Folder = Callable[[str], Path]
 CORPUS = [Passage(f"p{n}", f"part {n}" if n % 3 else "", SENTENCES[n % 24][: 20 + n]) for n in range(41)]
@@ -66,7 +66,7 @@ def test_two_processes_make_the_same_files_as_one(
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     assert embed_corpus(encoder, corpus, tmp_path / "two", shard_size=7) is None
-    with pytest.raises(UserError, match="3 of 6 shards .* are not made yet"):
+    with pytest.raises(UserError, match=r"3 of 6 shards .* are not made yet"):
         VectorStore(tmp_path / "two")
     monkeypatch.setenv("RANK", "0")
     assert embed_corpus(encoder, corpus, tmp_path / "two", shard_size=7) is not None

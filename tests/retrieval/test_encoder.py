@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
-from tiny import SENTENCES
 
 from retromae.core.errors import UserError
 from retromae.core.packing import by_length, pad
 from retromae.models.checkpoint import open_checkpoint, save
 from retromae.retrieval.encoder import Encoder
+from tiny import SENTENCES
 
 Folder = Callable[[str], Path]
 TEXTS = [*SENTENCES, "", "Short.", " ".join(SENTENCES[:6])]

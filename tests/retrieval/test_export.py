@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from retrieval.corpora import brute_force, make_store, random_vectors
 
+from retrieval.corpora import brute_force, make_store, random_vectors
 from retromae.core.errors import UserError
 from retromae.retrieval.export import sparse_query, to_qdrant
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from retrieval.corpora import brute_force, make_store, random_vectors
 
+from retrieval.corpora import brute_force, make_store, random_vectors
 from retromae.core.errors import UserError
 from retromae.core.ranking import top_k
 from retromae.retrieval.index import VectorIndex, build_index
@@ -127,7 +127,7 @@ def test_bad_vectors(tmp_path: Path) -> None:
     dense = np.load(tmp_path / "few" / "shard-00001" / "dense.npy", mmap_mode="r+")
     dense[3, 2] = np.nan
     dense.flush()
-    with pytest.raises(UserError, match="'d0043' .* holds NaN"):
+    with pytest.raises(UserError, match=r"'d0043' .* holds NaN"):
         build_index(few, tmp_path / "index")
     assert not (tmp_path / "index").exists()
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from retrieval.corpora import brute_force, make_store, random_vectors
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
+from retrieval.corpora import brute_force, make_store, random_vectors
 from retromae.core.errors import UserError
 from retromae.core.ranking import top_k
 from retromae.retrieval import inverted

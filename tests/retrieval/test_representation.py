@@ -12,12 +12,12 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from sentence_transformers.util import dot_score
-from tiny import SENTENCES
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from retromae.core.errors import UserError
 from retromae.retrieval.encoder import Encoder
 from retromae.retrieval.representation import DupMAERepresentation, as_sentence_transformer, principal_axes
+from tiny import SENTENCES
 
 Folder = Callable[[str], Path]
 QUERY, PASSAGES = "why does the bridge hum?", SENTENCES[:6]

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import SENTENCES
 
 from retromae.core.errors import UserError
 from retromae.retrieval import search
@@ -17,6 +16,7 @@ from retromae.retrieval.encoder import Encoder
 from retromae.retrieval.index import VectorIndex, build_index
 from retromae.retrieval.passages import Passage
 from retromae.retrieval.search import Searcher
+from tiny import SENTENCES
 
 Folder = Callable[[str], Path]
 CORPUS = [Passage(f"p{n:02d}", "note", text) for n, text in enumerate(SENTENCES)]

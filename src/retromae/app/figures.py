@@ -1,7 +1,7 @@
 """Pictures of what the code does, drawn from the code itself.
 
 `visible_matrix` asks an objective for the real mask of a real sentence (RetroMAE, Eq. 7); `draw_visible` makes the
-picture of it that stands in docs/enhanced-decoding.md. docs/figures/make.py puts the two together.
+picture of it that stands in docs/enhanced-decoding.md. docs/make.py puts the two together.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MOST_TOKENS = 40  # more rows than this nobody can read
 ENDINGS = (".svg", ".png", ".pdf")
 
 _HIDDEN, _SEEN, _SENTENCE, _ITSELF = "#edf0f4", "#7fb2e5", "#2a6db0", "#9aa0a6"
-_INK, _PALE = "#1f2328", "#8b9198"
+_INK, _PALE = "#1f2328", "#6b7280"
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def visible_matrix(
         raise UserError(f"The sentence has {length} tokens; {MOST_TOKENS} can be drawn: give a shorter one.")
     batch = Batch(token_ids, torch.ones_like(token_ids), torch.tensor([row]), torch.tensor([epoch]), progress)
     return VisibleMatrix(
-        tokenizer.convert_ids_to_tokens(token_ids[0].tolist()),
+        list(tokenizer.convert_ids_to_tokens(token_ids[0].tolist())),
         objective.visible(batch)[0].numpy(),
         objective.is_ordinary(batch)[0].numpy(),
         objective.hidden_share(progress),

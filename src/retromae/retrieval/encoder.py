@@ -28,7 +28,7 @@ from retromae.retrieval.representation import DupMAERepresentation, Task
 from retromae.retrieval.vectors import Explanation, Vectors, explain
 
 Precision = Literal["float32", "bfloat16"]
-CPU_TOKENS, GPU_TOKENS = 2048, 65536  # tokens of a batch, padding included
+CPU_TOKENS, GPU_TOKENS = 1024, 65536  # tokens of a batch, padding included
 _PROMPTS: dict[Task, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +42,8 @@ def open_model(
     representation of a pre-trained checkpoint."""
     if pooling not in (None, "cls", "mean"):
         raise UserError(f"pooling must be cls or mean, not {pooling!r}.")
+    if device is None and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
+        device = f"cuda:{os.environ['LOCAL_RANK']}"  # under torchrun every process has its own
     name = str(source)
     modules = _stated_modules(name)
     if lexical_terms is not None or any(kind.startswith(_OURS) for kind in modules):

@@ -9,14 +9,13 @@ import os
 import signal
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import parent_process
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from retromae.text.passages import Ids, PassageRules, passages_of, sentence_tokens, tokenise
+from retromae.text.passages import Ids, PassageRules, PassageTokens, passages_of, sentence_tokens, tokenise
 from retromae.text.problems import Problem
 from retromae.text.seen import Keys, duplicate_key, stable_key
 from retromae.text.sentences import splitter_named
@@ -59,39 +58,45 @@ class Encoded:
     problems: list[Problem]
 
 
-@dataclass
 class _Columns:
-    """Rows in the making: one entry per row in every list."""
+    """Rows in the making."""
 
-    token_ids: list[Ids] = field(default_factory=list)
-    sentence_starts: list[Ids] = field(default_factory=list)
-    title_length: list[int] = field(default_factory=list)
-    id: list[str] = field(default_factory=list)
-    document: list[str] = field(default_factory=list)
-    start: list[int] = field(default_factory=list)
-    end: list[int] = field(default_factory=list)
-    document_key: list[int] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.token_ids: list[Ids] = []  # title and body apart: joined once for all rows
+        self.lengths: list[int] = []
+        self.sentence_starts: list[int] = []
+        self.sentence_counts: list[int] = []
+        self.others: list[tuple[int, str, str, int, int, int]] = []  # the columns from title_length on
+        self.keys: list[int] = []
+
+    def add(self, document: Document, title: Ids, passages: Sequence[PassageTokens]) -> None:
+        key = stable_key(document.id)
+        shift = len(title)
+        before = [0] if shift else []
+        for found in passages:
+            passage = found.passage
+            starts = [*before, *(start + shift for start in found.sentences)]
+            self.token_ids += (title, found.ids)
+            self.lengths.append(shift + len(found.ids))
+            self.sentence_starts += starts
+            self.sentence_counts.append(len(starts))
+            self.others.append((shift, passage.id, passage.document, passage.start, passage.end, key))
+            self.keys.append(duplicate_key(document.title if shift else "", passage.text))
 
     def batch(self) -> pa.RecordBatch:
-        return pa.RecordBatch.from_arrays(
-            [
-                _lists(self.token_ids),
-                _lists(self.sentence_starts),
-                pa.array(self.title_length, pa.int32()),
-                pa.array(self.id, pa.string()),
-                pa.array(self.document, pa.string()),
-                pa.array(self.start, pa.int64()),
-                pa.array(self.end, pa.int64()),
-                pa.array(self.document_key, pa.uint64()),
-            ],
-            schema=SCHEMA,
-        )
+        tokens = np.concatenate([np.empty(0, dtype=np.int32), *self.token_ids])
+        lists = [
+            _lists(tokens, self.lengths),
+            _lists(np.array(self.sentence_starts, dtype=np.int32), self.sentence_counts),
+        ]
+        others = list(zip(*self.others, strict=True)) if self.others else [()] * 6
+        plain = [pa.array(column, SCHEMA.types[number]) for number, column in enumerate(others, len(lists))]
+        return pa.RecordBatch.from_arrays([*lists, *plain], schema=SCHEMA)
 
 
-def _lists(rows: Sequence[Ids]) -> pa.ListArray:
-    offsets = np.zeros(len(rows) + 1, dtype=np.int32)
-    np.cumsum([len(row) for row in rows], out=offsets[1:])
-    values = np.concatenate([np.empty(0, dtype=np.int32), *rows])
+def _lists(values: Ids, lengths: Sequence[int]) -> pa.ListArray:
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int32)
+    np.cumsum(lengths, out=offsets[1:])
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
 
 
@@ -110,18 +115,18 @@ class Encoder:
         spans = [self.splitter(document.text) for document in documents]
         tokens = tokenise([document.text for document in documents], spans, self.tokenizer)
         titles = self._titles(documents)
-        columns, cut_off = _Columns(), 0
-        keys: list[int] = []
+        columns, rules, cut_off = _Columns(), self.settings.rules, 0
         for document, sentences, of_text in zip(documents, spans, tokens, strict=True):
             title = titles[document.title]
-            before = len(columns.id)
-            self._add(columns, keys, document, of_text, sentence_tokens(of_text, sentences), title)
-            limit = self.settings.rules.max_tokens - len(title)
-            cut_off += not self.settings.rules.split and len(of_text) > limit
-            if len(columns.id) == before:
+            limit = rules.max_tokens - len(title)
+            passages = passages_of(document, of_text, sentence_tokens(of_text, sentences), rules, limit)
+            columns.add(document, title, passages)
+            cut_off += not rules.split and len(of_text) > limit
+            if not passages:
                 sentence = "the tokenizer finds no token in the text."
                 problems.append(Problem("no_tokens", document.source, document.line, sentence))
-        return Encoded(columns.batch(), np.array(keys, dtype=np.uint64), len(documents), cut_off, problems)
+        keys = np.array(columns.keys, dtype=np.uint64)
+        return Encoded(columns.batch(), keys, len(documents), cut_off, problems)
 
     def _titles(self, documents: Iterable[Document]) -> dict[str, Ids]:
         """Tokens of every title; at most half of a passage, so that the text always has room."""
@@ -134,25 +139,6 @@ class Encoder:
             title: np.array(encoding.ids[:longest], dtype=np.int32)
             for title, encoding in zip(unique, encodings, strict=True)
         }
-
-    def _add(
-        self, columns: _Columns, keys: list[int], document: Document, tokens: Any, sentences: Any, title: Ids
-    ) -> None:
-        first = [0] if len(title) else []
-        key = stable_key(document.id)
-        limit = self.settings.rules.max_tokens - len(title)
-        for passage, a, b in passages_of(document, tokens, sentences, self.settings.rules, limit):
-            inside = sentences[(sentences > a) & (sentences < b)] - a
-            starts = np.concatenate([[0], inside]) + len(title)
-            columns.token_ids.append(np.concatenate([title, tokens.ids[a:b]]))
-            columns.sentence_starts.append(np.concatenate([first, starts]).astype(np.int32))
-            columns.title_length.append(len(title))
-            columns.id.append(passage.id)
-            columns.document.append(passage.document)
-            columns.start.append(passage.start)
-            columns.end.append(passage.end)
-            columns.document_key.append(key)
-            keys.append(duplicate_key(document.title if len(title) else "", passage.text))
 
 
 _encoder: Encoder | None = None

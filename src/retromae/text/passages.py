@@ -7,7 +7,7 @@ the limit are cut between tokens, at a space if there is one near.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import Any
@@ -61,6 +61,14 @@ class Tokens:
         return len(self.ids)
 
 
+@dataclass(frozen=True, slots=True)
+class PassageTokens:
+    passage: Passage
+    ids: Ids
+    sentences: list[int]
+    """Where sentences start, in tokens; the first is 0."""
+
+
 def tokenise(
     texts: Sequence[str], spans: Sequence[Sequence[tuple[int, int]]], tokenizer: Any
 ) -> list[Tokens]:
@@ -82,16 +90,19 @@ def _pieces(sentences: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     return pieces
 
 
-def _join(pieces: Iterable[tuple[int, Any]]) -> Tokens:
-    ids: list[Ids] = [np.empty(0, dtype=np.int32)]
-    offsets: list[Ints] = [np.empty((0, 2), dtype=np.int64)]
+def _join(pieces: Sequence[tuple[int, Any]]) -> Tokens:
+    """The tokens of a text from the encodings of its pieces and where these begin."""
+    ids: list[Ids] = []
+    offsets: list[Ints] = []
     for shift, encoding in pieces:
         count = len(encoding)
         ids.append(np.fromiter(encoding.ids, dtype=np.int32, count=count))
         pairs = np.fromiter(chain.from_iterable(encoding.offsets), dtype=np.int64, count=2 * count)
         offsets.append(pairs.reshape(count, 2) + shift)
-    joined = np.concatenate(offsets)
-    return Tokens(np.concatenate(ids), joined[:, 0], joined[:, 1])
+    if len(pieces) != 1:
+        ids = [np.concatenate([np.empty(0, dtype=np.int32), *ids])]
+        offsets = [np.concatenate([np.empty((0, 2), dtype=np.int64), *offsets])]
+    return Tokens(ids[0], offsets[0][:, 0], offsets[0][:, 1])
 
 
 def sentence_tokens(tokens: Tokens, sentences: Sequence[tuple[int, int]]) -> Ints:
@@ -101,7 +112,10 @@ def sentence_tokens(tokens: Tokens, sentences: Sequence[tuple[int, int]]) -> Int
     starts = np.array([start for start, _ in sentences], dtype=np.int64)
     # The first token that ends behind the sentence's start: a token may take the space before its word along.
     first = np.searchsorted(np.maximum.accumulate(tokens.ends), starts, side="right")
-    return np.unique(np.concatenate([[0], first[first < len(tokens)]]))
+    first[0] = 0
+    rising = np.ones(len(first), dtype=np.bool_)
+    np.not_equal(first[1:], first[:-1], out=rising[1:])
+    return first[rising & (first < len(tokens))]
 
 
 def cut(
@@ -111,6 +125,8 @@ def cut(
 
     `sentence_starts` as from `sentence_tokens`.
     """
+    if len(tokens) <= limit:
+        return [(0, len(tokens))] if len(tokens) else []
     bounds = np.append(sentence_starts, len(tokens))
     cuts = [0]
     while cuts[-1] < len(tokens):
@@ -147,13 +163,13 @@ def split_document(
     spans = splitter(document.text)
     tokens = tokenise([document.text], [spans], tokenizer)[0]
     starts = sentence_tokens(tokens, spans)
-    return [passage for passage, _, _ in passages_of(document, tokens, starts, rules, rules.max_tokens)]
+    return [cut_out.passage for cut_out in passages_of(document, tokens, starts, rules, rules.max_tokens)]
 
 
 def passages_of(
     document: Document, tokens: Tokens, sentence_starts: Ints, rules: PassageRules, limit: int
-) -> list[tuple[Passage, int, int]]:
-    """Passages of at most `limit` tokens, each with the run [a, b) of the document's tokens that it is."""
+) -> list[PassageTokens]:
+    """Passages of at most `limit` tokens; those of nothing but white space are left out."""
     if not len(tokens):
         return []
     runs = (
@@ -163,9 +179,10 @@ def passages_of(
     )
     placed = [(_trimmed(document.text, tokens, a, b), a, b) for a, b in runs]
     kept = [(start, end, a, b) for (start, end), a, b in placed if start < end]
-    found: list[tuple[Passage, int, int]] = []
+    found: list[PassageTokens] = []
     for number, (start, end, a, b) in enumerate(kept):
-        inside = sentence_starts[(sentence_starts > a) & (sentence_starts < b)]
+        first, last = np.searchsorted(sentence_starts, (a + 1, b)).tolist()
+        inside = sentence_starts[first:last]
         passage = Passage(
             document.id if len(kept) == 1 else f"{document.id}#{number}",
             document.id,
@@ -175,13 +192,13 @@ def passages_of(
             end,
             _sentence_characters(document.text, tokens.starts[inside].tolist(), start),
         )
-        found.append((passage, a, b))
+        found.append(PassageTokens(passage, tokens.ids[a:b], [0, *(inside - a).tolist()]))
     return found
 
 
 def _trimmed(text: str, tokens: Tokens, a: int, b: int) -> tuple[int, int]:
     """Characters that tokens [a, b) stand for, without white space around them; empty if there is nothing else."""
-    start, end = int(tokens.starts[a]), int(tokens.ends[a:b].max())
+    start, end = int(tokens.starts[a]), int(tokens.ends[b - 1])
     piece = text[start:end]
     start += len(piece) - len(piece.lstrip())
     return start, start + len(piece.strip())
