@@ -26,7 +26,7 @@ from retromae.training.pretrain import vocabulary_of
 MOST_TOKENS = 40  # more rows than this nobody can read
 ENDINGS = (".svg", ".png", ".pdf")
 
-_HIDDEN, _SEEN, _SENTENCE, _ITSELF = "#edf0f4", "#7fb2e5", "#2a6db0", "#9aa0a6"
+HIDDEN, SEEN, SENTENCE, ITSELF = "#edf0f4", "#7fb2e5", "#2a6db0", "#9aa0a6"
 _INK, _PALE = "#1f2328", "#6b7280"
 
 
@@ -99,7 +99,7 @@ def _figure(pyplot: Any, matrix: VisibleMatrix) -> Any:
     length = len(matrix.tokens)
     side = max(4.0, 0.36 * length)
     figure, axes = pyplot.subplots(figsize=(side + 1.9, side + 2.1), layout="constrained")
-    axes.imshow(_colours(matrix), interpolation="nearest")
+    axes.imshow(colours(matrix), interpolation="nearest")
     places = np.arange(length)
     axes.set_xticks(places, matrix.tokens, rotation=90, fontsize=10)
     axes.set_yticks(places, matrix.tokens, fontsize=10)
@@ -121,27 +121,27 @@ def _figure(pyplot: Any, matrix: VisibleMatrix) -> Any:
     return figure
 
 
-def _colours(matrix: VisibleMatrix) -> NDArray[np.float64]:
-    """(L, L, 3) the colour of every cell."""
+def colours(matrix: VisibleMatrix) -> NDArray[np.float64]:
+    """(L, L, 3): the colour of every cell."""
     from matplotlib.colors import to_rgb
 
     length = len(matrix.tokens)
-    colours = np.empty((length, length, 3))
-    colours[:] = to_rgb(_HIDDEN)
-    colours[matrix.cells] = to_rgb(_SEEN)
-    colours[matrix.cells[:, 0], 0] = to_rgb(_SENTENCE)
-    np.einsum("iic->ic", colours)[:] = to_rgb(_ITSELF)  # the diagonal
-    return colours
+    picture = np.empty((length, length, 3))
+    picture[:] = to_rgb(HIDDEN)
+    picture[matrix.cells] = to_rgb(SEEN)
+    picture[matrix.cells[:, 0], 0] = to_rgb(SENTENCE)
+    np.einsum("iic->ic", picture)[:] = to_rgb(ITSELF)  # the diagonal
+    return picture
 
 
 def _legend(pyplot: Any, axes: Any, matrix: VisibleMatrix) -> None:
     from matplotlib.patches import Patch
 
     entries = [
-        (_SENTENCE, "the sentence vector: seen by every row but its own"),
-        (_SEEN, "another token, drawn for this row alone"),
-        (_HIDDEN, f"hidden from this row (each with probability {matrix.hidden_share:.0%})"),
-        (_ITSELF, "the token itself: never seen"),
+        (SENTENCE, "the sentence vector: seen by every row but its own"),
+        (SEEN, "another token, drawn for this row alone"),
+        (HIDDEN, f"hidden from this row (each with probability {matrix.hidden_share:.0%})"),
+        (ITSELF, "the token itself: never seen"),
     ]
     axes.legend(
         handles=[Patch(facecolor=colour, edgecolor="#d0d4d9", label=text) for colour, text in entries],

@@ -20,6 +20,7 @@ import warnings
 from array import array
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -138,33 +139,70 @@ def _refuse_duplicates(read: Callable[[], Iterator[Document]], suspects: set[int
             seen.add(document.id)
 
 
+def corpus_reader(folder: str | Path) -> Callable[[], Iterator[Document]] | None:
+    """The corpus alone of a folder in one of the layouts, read anew at every call; None for another folder."""
+    found = _layout_of(Path(folder))
+    return None if found is None else partial(_READERS[found], _need(Path(folder), found))
+
+
 # The three layouts. Each gives (reader of the corpus, query texts, judgements, answer strings).
 
 _Parts = tuple[Callable[[], Iterator[Document]], dict[str, str], Qrels, dict[str, list[str]]]
 
 
-def _layout(folder: Path) -> Callable[[Path, str], _Parts]:
-    for corpus, layout in (("corpus.jsonl", _beir), ("collection.tsv", _marco), ("psgs_w100.tsv", _dpr)):
-        if _find(folder, corpus):
-            return layout
-    raise UserError(
-        f"{folder} holds no collection: expected corpus.jsonl (BEIR), collection.tsv (MS MARCO) or "
-        "psgs_w100.tsv (DPR), plain or .gz."
+def _layout_of(folder: Path) -> str | None:
+    """The name of the corpus' file, by which a layout is known."""
+    return next(
+        (name for name in ("corpus.jsonl", "collection.tsv", "psgs_w100.tsv") if _find(folder, name)), None
     )
+
+
+def _layout(folder: Path) -> Callable[[Path, str], _Parts]:
+    found = _layout_of(folder)
+    if found is None:
+        raise UserError(
+            f"{folder} holds no collection: expected corpus.jsonl (BEIR), collection.tsv (MS MARCO) or "
+            "psgs_w100.tsv (DPR), plain or .gz."
+        )
+    return _LAYOUTS[found]
+
+
+def _beir_corpus(path: Path) -> Iterator[Document]:
+    for number, row in _json_lines(path):
+        text = row.get("text")
+        if not isinstance(text, str):
+            raise UserError(f"{path}:{number}: the document has no text; expected a field `text`.")
+        yield _document(_id(row, path, number), str(row.get("title") or ""), text, path, number)
+
+
+def _marco_corpus(path: Path) -> Iterator[Document]:
+    for number, identifier, text in _tsv_pairs(path):
+        if not identifier:
+            raise UserError(f"{path}:{number}: the document has no id.")
+        yield _document(identifier, "", text, path, number)
+
+
+def _dpr_corpus(path: Path) -> Iterator[Document]:
+    for number, row in _csv_rows(path):
+        if row[:1] != ["id"]:
+            if len(row) < 3 or not row[0]:
+                raise UserError(f"{path}: row {number} is not an id, a text and a title.")
+            yield _document(row[0], row[2], row[1], path, number)
+
+
+def _document(identifier: str, title: str, text: str, path: Path, number: int) -> Document:
+    try:
+        f"{identifier}{title}{text}".encode()
+    except UnicodeEncodeError:  # JSON can spell \\ud800, which no tokenizer and no file takes
+        raise UserError(
+            f"{path}:{number}: the document holds half a surrogate pair, which is no character; remove it."
+        ) from None
+    return Document(identifier, title, text, str(path), number)
 
 
 def _beir(folder: Path, split: str) -> _Parts:
     corpus, listing = _need(folder, "corpus.jsonl"), _need(folder, "queries.jsonl")
     qrels = read_qrels(_need(folder, f"qrels/{split}.tsv"))
-
-    def read() -> Iterator[Document]:
-        for number, row in _json_lines(corpus):
-            text = row.get("text")
-            if not isinstance(text, str):
-                raise UserError(f"{corpus}:{number}: the document has no text; expected a field `text`.")
-            identifier = _id(row, corpus, number)
-            yield Document(identifier, str(row.get("title") or ""), text, str(corpus), number)
-
     texts: dict[str, str] = {}
     answers: dict[str, list[str]] = {}
     for number, row in _json_lines(listing):
@@ -173,35 +211,20 @@ def _beir(folder: Path, split: str) -> _Parts:
         found = row.get("answers")
         if found:
             answers[query] = [found] if isinstance(found, str) else [str(answer) for answer in found]
-    return read, texts, qrels, answers
+    return partial(_beir_corpus, corpus), texts, qrels, answers
 
 
 def _marco(folder: Path, split: str) -> _Parts:
     corpus, listing = _need(folder, "collection.tsv"), _need(folder, f"queries.{split}.tsv")
     qrels = read_qrels(_need(folder, f"qrels.{split}.tsv"))
-
-    def read() -> Iterator[Document]:
-        for number, identifier, text in _tsv_pairs(corpus):
-            if not identifier:
-                raise UserError(f"{corpus}:{number}: the document has no id.")
-            yield Document(identifier, "", text, str(corpus), number)
-
     texts: dict[str, str] = {}
     for number, query, text in _tsv_pairs(listing):
         _add_query(texts, query, text, listing, number)
-    return read, texts, qrels, {}
+    return partial(_marco_corpus, corpus), texts, qrels, {}
 
 
 def _dpr(folder: Path, split: str) -> _Parts:
     corpus, listing = _need(folder, "psgs_w100.tsv"), _need(folder, f"nq-{split}.qa.csv")
-
-    def read() -> Iterator[Document]:
-        for number, row in _csv_rows(corpus):
-            if row[:1] != ["id"]:
-                if len(row) < 3 or not row[0]:
-                    raise UserError(f"{corpus}: row {number} is not an id, a text and a title.")
-                yield Document(row[0], row[2], row[1], str(corpus), number)
-
     texts: dict[str, str] = {}
     answers: dict[str, list[str]] = {}
     for number, row in _csv_rows(listing):
@@ -211,7 +234,11 @@ def _dpr(folder: Path, split: str) -> _Parts:
         except (ValueError, SyntaxError, TypeError):
             raise UserError(f"{listing}: row {number} is not a question and a list of answers.") from None
         texts[str(number)] = question
-    return read, texts, {}, answers
+    return partial(_dpr_corpus, corpus), texts, {}, answers
+
+
+_READERS = {"corpus.jsonl": _beir_corpus, "collection.tsv": _marco_corpus, "psgs_w100.tsv": _dpr_corpus}
+_LAYOUTS = {"corpus.jsonl": _beir, "collection.tsv": _marco, "psgs_w100.tsv": _dpr}
 
 
 def _add_query(texts: dict[str, str], query: str, text: str, listing: Path, number: int) -> None:
