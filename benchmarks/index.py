@@ -21,7 +21,7 @@ from benchmarks import common
 from retromae.retrieval.kinds import KINDS
 from retromae.retrieval.passages import Passage
 from retromae.retrieval.shards import Manifest, VectorStore, write_shard
-from retromae.retrieval.tradeoff import SWEEPS, draw, measure
+from retromae.retrieval.tradeoff import COLUMNS, SWEEPS, draw, measure, near, rows_of
 from retromae.retrieval.vectors import Vectors
 
 _SHARD = 16384
@@ -42,24 +42,6 @@ def made_up_store(folder: Path, documents: int, dimension: int, seed: int) -> Ve
         write_shard(folder, shard, Vectors(points, None, "made up"), passages, "float32")
     Manifest("made up", dimension, None, "float32", documents, _SHARD).write(folder)
     return VectorStore(folder)
-
-
-def near(store: VectorStore, count: int, seed: int) -> Vectors:
-    """Queries: documents spread over the corpus, with noise of half their length added."""
-    draws = np.random.default_rng([seed, 1])
-    rows = []
-    for shard in store.shards():
-        dense = shard.dense
-        wanted = draws.choice(
-            len(dense), size=min(len(dense), -(-count // store.manifest.shards)), replace=False
-        )
-        rows.append(np.asarray(dense[np.sort(wanted)], dtype=np.float32))
-    points = np.concatenate(rows)[:count]
-    noise = draws.standard_normal(points.shape, dtype=np.float32)
-    noise *= (
-        0.5 * np.linalg.norm(points, axis=1, keepdims=True) / np.linalg.norm(noise, axis=1, keepdims=True)
-    )
-    return Vectors(points + noise, None, store.manifest.fingerprint)
 
 
 def main() -> None:
@@ -89,19 +71,7 @@ def main() -> None:
             store, near(store, options.queries, options.seed), k=options.k, sweeps=sweeps, folder=temporary
         )
         title = f"{len(store):,} vectors of {store.manifest.dimension} dimensions"
-    rows = [
-        [
-            " ".join([one.kind, *(f"{name}={value}" for name, value in one.parameters.items())]),
-            f"{one.recall:.3f}",
-            f"{one.p50:.2f}",
-            f"{one.p99:.2f}",
-            f"{one.bytes / 2**20:,.1f}",
-            f"{one.build_seconds:.1f}",
-        ]
-        for one in figures
-    ]
-    columns = ["", f"recall@{options.k}", "p50 ms", "p99 ms", "MiB", "build s"]
-    common.print_table(title, columns, rows)
+    common.print_table(f"{title}, recall@{options.k}", list(COLUMNS), rows_of(figures))
     unit = 2**30 if sys.platform == "darwin" else 2**20
     print(f"largest memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit:.2f} GiB")
     if options.plot:

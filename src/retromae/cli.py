@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from retromae import __version__
-from retromae.app.flags import console, errors, fail
+from retromae.app.flags import console, errors, fail, tell_warnings
 from retromae.core.errors import UserError
 
 # verb → (module, what it does); a module is imported when its verb is called
@@ -21,6 +21,10 @@ VERBS = {
     "prepare": ("prepare", "Text to token rows: documents, passages, tokens, on disk."),
     "pretrain": ("pretrain", "Pre-train an encoder for retrieval, from a model or from scratch."),
     "import": ("import_", "Turn a foreign checkpoint into one that loads everywhere."),
+    "encode": ("encode", "A corpus to vectors on disk."),
+    "index": ("index", "Vectors to an index: flat, HNSW, IVF-PQ, int8 or binary."),
+    "search": ("search", "Find passages by text, and say why they were found."),
+    "evaluate": ("evaluate", "Measure retrievers against each other: figures, intervals, tests."),
 }
 
 
@@ -71,6 +75,7 @@ def root(
 def main() -> None:
     """Entry point of the `retromae` command and of `python -m retromae`."""
     warnings.filterwarnings("ignore", category=FutureWarning)
+    tell_warnings()
     for name in ("transformers", "datasets", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

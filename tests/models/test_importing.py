@@ -19,7 +19,7 @@ from transformers import AutoModel, AutoModelForMaskedLM, BertConfig, BertModel
 
 from retromae.core.errors import UserError
 from retromae.models.backbone import Backbone
-from retromae.models.checkpoint import open_checkpoint
+from retromae.models.checkpoint import open_checkpoint, save
 from retromae.models.decoders import EnhancedDecoder
 from retromae.models.importing import ImportReport, import_checkpoint, stated_pooling
 from tiny import FAMILIES, SENTENCES, family_tokenizer
@@ -342,3 +342,16 @@ def test_a_published_sentence_encoder(tmp_path: Path) -> None:
         SENTENCES[:8], convert_to_tensor=True, normalize_embeddings=True
     )
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
+
+
+def test_one_of_our_own_keeps_its_decoder(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    opened = open_checkpoint(tiny_folder("bert"))
+    decoder = EnhancedDecoder(opened.backbone)
+    heads = {f"decoder.{name}": value for name, value in decoder.state_dict().items()}
+    recipe = {"objective": "dupmae", "settings": {"bow_weight": 0.2}}
+    save(tmp_path / "ours", opened.backbone, opened.tokenizer, heads, recipe, 32)
+    report = import_checkpoint(tmp_path / "ours", tmp_path / "again")
+    again = open_checkpoint(tmp_path / "again")
+    assert report.fresh == []
+    assert again.recipe["objective"] == "dupmae" and again.recipe["settings"] == {"bow_weight": 0.2}
+    assert all(torch.equal(again.heads[name], value) for name, value in heads.items())

@@ -54,7 +54,7 @@ def test_a_run_from_the_command_line(given: Settings, tmp_path: Path) -> None:
         assert record["tokens_per_second"] > 0
     assert logged[-1]["loss"] < logged[0]["loss"]
     measured = [record for record in records if "eval_cls_use" in record]
-    assert [record["step"] for record in measured] == [4, 8, 12]
+    assert [record["step"] for record in measured] == [0, 4, 8, 12]
     for record in measured:
         assert 0 <= record["eval_probe_ndcg@10_low"] <= record["eval_probe_ndcg@10"]
         assert record["eval_probe_ndcg@10"] <= record["eval_probe_ndcg@10_high"] <= 1
@@ -241,7 +241,9 @@ def test_minutes_end_a_run_with_the_rate_at_zero(given: Settings, tmp_path: Path
 
 
 def test_early_stopping_and_the_best_checkpoint(given: Settings, tmp_path: Path) -> None:
-    outcome = train(given(learning_rate=0.0, max_steps=60, eval_steps=2, early_stopping_patience=3))
+    outcome = train(
+        given(objective="mlm", learning_rate=0.0, max_steps=60, eval_steps=2, early_stopping_patience=3)
+    )
     assert (
         outcome.finished and outcome.steps == 8
     )  # the first measurement is the best; three more do not beat it
@@ -329,6 +331,38 @@ def test_a_used_folder_is_not_overwritten_and_other_settings_do_not_resume(
     (tmp_path / "other" / "letter.txt").write_text("mine")
     with pytest.raises(UserError, match="is not empty"):
         train(given(output_dir=str(tmp_path / "other")))
+
+
+def test_an_empty_sentence_vector_is_never_the_best(given: Settings, tmp_path: Path) -> None:
+    """While cls_use is near zero a good probe is luck: the last weights are kept, not the luckiest."""
+    train(given(learning_rate=0.0, max_steps=4, eval_steps=2))
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["best"] is None
+    assert open_checkpoint(tmp_path / "run" / "model").recipe["provenance"]["steps"] == 4
+
+
+def test_a_run_that_never_began_leaves_its_folder_free(given: Settings, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere"):
+        train(given(rows=str(tmp_path / "nowhere")))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_step_keeps_its_number_of_batches(given: Settings, tmp_path: Path) -> None:
+    """Resuming with another number of processes × accumulation would skip or repeat rows."""
+    process = runs.start(given(max_steps=400, save_steps=2))
+    _wait_for(tmp_path / "run" / "checkpoint-2", process)
+    process.kill()
+    process.wait()
+    with pytest.raises(UserError, match="takes 1 batches per step"):
+        train(given(max_steps=400, save_steps=2, gradient_accumulation_steps=2), resume=True)
+
+
+def test_a_recipe_may_be_given_another_objective(given: Settings, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("objective: retromae\nencoder_mlm_probability: 0.4\nhide_schedule: 0.2\n")
+    done = runs.run(given(objective="mlm", max_steps=1), str(recipe))
+    assert done.returncode == 0, done.stderr
+    assert "encoder_mlm_probability: 0.4" in (tmp_path / "run" / "config.yaml").read_text()
 
 
 def test_rows_of_another_tokenizer_are_refused(given: Settings, tiny_folder: Callable[[str], Path]) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import inspect
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
-from retromae.core.config import Option
+from retromae.core.config import Option, from_dict, options, read_yaml, unknown_key
 from retromae.core.errors import UserError
 
 console = Console()
@@ -68,6 +70,23 @@ def _parameter(option: Option, panel: str) -> inspect.Parameter:
     return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
+def split_settings(flags: Mapping[str, Any], file: str | None, *classes: type[Any]) -> list[Any]:
+    """One instance of each settings class from a YAML file, where there is one, and the flags that override it."""
+    values = {**(read_yaml(file) if file else {}), **flags}
+    owners = {option.name: cls for cls in classes for option in options(cls)}
+    for name in values:
+        if name not in owners:
+            raise unknown_key(name, owners, file or "command line")
+    return [
+        from_dict(
+            cls,
+            {name: value for name, value in values.items() if owners[name] is cls},
+            file or "command line",
+        )
+        for cls in classes
+    ]
+
+
 def find_recipe(name: str) -> Path:
     """A settings file by path, or one of the recipes that come with the package by name."""
     path = Path(name)
@@ -83,8 +102,17 @@ def find_recipe(name: str) -> Path:
     )
 
 
+def tell_warnings() -> None:
+    """Print warnings as one sentence, without the place in the code that they come from."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        errors.print(f"[yellow]Warning:[/yellow] {escape(str(message))}", highlight=False, soft_wrap=True)
+
+    warnings.showwarning = show
+
+
 def fail(error: UserError) -> NoReturn:
     """One sentence, exit code 2."""
     if not error.told:
-        errors.print(f"[red]Error:[/red] {error!s}", highlight=False, markup=True, soft_wrap=True)
+        errors.print(f"[red]Error:[/red] {escape(str(error))}", highlight=False, markup=True, soft_wrap=True)
     sys.exit(2)

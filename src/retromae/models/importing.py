@@ -24,7 +24,14 @@ from transformers import PreTrainedTokenizerBase
 
 from retromae.core.errors import UserError
 from retromae.models.backbone import Backbone
-from retromae.models.checkpoint import SENTENCE_FILE, Pooling, open_tokenizer, save
+from retromae.models.checkpoint import (
+    HEADS_FILE,
+    RECIPE_FILE,
+    SENTENCE_FILE,
+    Pooling,
+    open_tokenizer,
+    save,
+)
 from retromae.models.decoders import EnhancedDecoder
 from retromae.models.loading import opening, read_config
 
@@ -119,6 +126,9 @@ def import_checkpoint(
     encoder, head = _split(_read_weights(layout.model))
     backbone = Backbone.from_state(config, encoder, str(layout.model))
     heads, head_ignored = _decoder_heads(backbone, head)
+    own = _json(folder / RECIPE_FILE) or {} if (folder / HEADS_FILE).is_file() else {}
+    if own:  # one of our own checkpoints
+        heads = load_file(folder / HEADS_FILE)
     words = _open_tokenizer(tokenizer, layout.model, folder)
     max_seq_length = _max_seq_length(layout.model, words, backbone)
     kind = _name_layout(folder, encoder, head)
@@ -138,8 +148,8 @@ def import_checkpoint(
         max_seq_length=max_seq_length,
     )
     recipe: dict[str, Any] = {
-        "objective": "retromae" if heads else None,
-        "settings": {},
+        "objective": own.get("objective", "retromae" if heads else None),
+        "settings": own.get("settings", {"decoder_embedding_norm": "context"} if heads else {}),
         "provenance": {"imported_from": str(source), "layout": kind, "pooling_before": layout.pooling},
     }
     save(out, backbone, words, heads, recipe, max_seq_length, pooling=chosen)

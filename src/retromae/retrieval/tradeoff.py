@@ -28,6 +28,9 @@ SWEEPS: dict[Kind, list[dict[str, int]]] = {
 }
 
 
+COLUMNS = ("kind", "recall", "p50 ms", "p99 ms", "MiB", "build s")
+
+
 @dataclass(frozen=True)
 class Figures:
     """One kind of index with one set of search parameters, on one corpus and one set of queries."""
@@ -39,6 +42,39 @@ class Figures:
     p99: float
     bytes: int  # of the index, without the whole vectors that candidates are scored again with
     build_seconds: float
+
+
+def near(store: VectorStore, count: int, seed: int = 0) -> Vectors:
+    """Stand-ins for queries: documents spread over the corpus, with noise of half their length added."""
+    draws = np.random.default_rng([seed, 1])
+    rows = []
+    for shard in store.shards():
+        dense = shard.dense
+        wanted = draws.choice(
+            len(dense), size=min(len(dense), -(-count // store.manifest.shards)), replace=False
+        )
+        rows.append(np.asarray(dense[np.sort(wanted)], dtype=np.float32))
+    points = np.concatenate(rows)[:count]
+    noise = draws.standard_normal(points.shape, dtype=np.float32)
+    noise *= (
+        0.5 * np.linalg.norm(points, axis=1, keepdims=True) / np.linalg.norm(noise, axis=1, keepdims=True)
+    )
+    return Vectors(points + noise, None, store.manifest.fingerprint)
+
+
+def rows_of(figures: Sequence[Figures]) -> list[list[str]]:
+    """The figures as cells of a table, under `COLUMNS`."""
+    return [
+        [
+            " ".join([one.kind, *(f"{name}={value}" for name, value in one.parameters.items())]),
+            f"{one.recall:.3f}",
+            f"{one.p50:.2f}",
+            f"{one.p99:.2f}",
+            f"{one.bytes / 2**20:,.1f}",
+            f"{one.build_seconds:.1f}",
+        ]
+        for one in figures
+    ]
 
 
 def measure(

@@ -193,7 +193,7 @@ def _dpr_corpus(path: Path) -> Iterator[Document]:
 def _document(identifier: str, title: str, text: str, path: Path, number: int) -> Document:
     try:
         f"{identifier}{title}{text}".encode()
-    except UnicodeEncodeError:  # JSON can spell \\ud800, which no tokenizer and no file takes
+    except UnicodeEncodeError:  # JSON can spell \ud800, which no tokenizer and no file takes
         raise UserError(
             f"{path}:{number}: the document holds half a surrogate pair, which is no character; remove it."
         ) from None

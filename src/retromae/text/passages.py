@@ -41,7 +41,7 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class PassageRules:
-    max_tokens: int = 150
+    max_tokens: int = 148
     min_tokens: int = 0
     """A last passage shorter than this takes sentences over from the one before it, if that leaves both long
     enough; otherwise it is kept as it is."""

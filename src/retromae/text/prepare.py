@@ -61,9 +61,9 @@ class PrepareConfig:
         metadata=_help("Train the tokenizer on about this many million characters, evenly drawn."),
     )
     max_tokens: int = field(
-        default=150,
+        default=148,
         metadata=_help(
-            "Longest passage in tokens with its title, without special tokens (152 with [CLS] and [SEP])."
+            "Longest passage in tokens with its title, without special tokens (150 with [CLS] and [SEP])."
         ),
     )
     min_tokens: int = field(

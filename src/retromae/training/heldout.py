@@ -18,13 +18,13 @@ Indices = NDArray[np.int64]
 
 
 def split(rows: Rows, share: float, most: int) -> tuple[Indices, Indices]:
-    """(train, held out): whole documents are held out, the same ones for every seed and objective."""
+    """(train, held out): whole documents are held out, the same ones for every seed and objective, and no more of
+    them than it takes to have `most` rows."""
     hashed = mix64(rows.document_keys ^ np.uint64(key(int(Stream.HOLDOUT))))
     held = hashed.astype(np.float64) < share * 2.0**64
-    held_out = np.flatnonzero(held)
-    if len(held_out) > most:  # keep the documents of the smallest hashes, so that a larger `most` only adds
-        held_out = np.sort(held_out[np.argsort(hashed[held_out], kind="stable")[:most]])
-    return np.flatnonzero(~held), held_out
+    if held.sum() > most:  # the documents of the smallest hashes
+        held &= hashed <= np.partition(hashed[held], most - 1)[most - 1]
+    return np.flatnonzero(~held), np.flatnonzero(held)
 
 
 class HeldOut:

@@ -32,7 +32,10 @@ from retromae.training.heldout import HeldOut, split
 from retromae.training.probe import Probe
 from retromae.training.schedule import Clock
 from retromae.training.settings import FREE, PretrainConfig, Resolved
-from retromae.training.trainer import PretrainTrainer
+from retromae.training.trainer import PretrainTrainer, read_state
+
+
+EMPTY = 0.02  # cls_use below this: the sentence vector carries nothing yet
 
 
 @dataclass(frozen=True)
@@ -118,10 +121,6 @@ def _prepare_folder(run: RunFolder, settings: Resolved, resume: bool) -> Path | 
         _same_settings(run, settings)
     elif run.path.exists() and any(run.path.iterdir()):
         raise UserError(f"'{run.path}' is not empty and holds no run of ours; choose another output_dir.")
-    run.path.mkdir(parents=True, exist_ok=True)
-    run.clear_unfinished()
-    if not run.used:
-        write_yaml(run.config, settings.flat())
     return run.latest()
 
 
@@ -287,6 +286,7 @@ class _Session:
             logging_nan_inf_filter=False,
             eval_strategy=measures,
             eval_steps=config.eval_steps,
+            eval_on_start=measures == "steps" and self.run.latest() is None,
             save_strategy="steps",
             save_steps=config.save_steps,
             save_total_limit=config.save_total_limit,
@@ -302,8 +302,9 @@ class _Session:
     # -- training -----------------------------------------------------------------------------------------------
 
     def train(self, checkpoint: Path | None) -> Outcome:
+        distributed.first_decides(lambda: self._begin(checkpoint))
+        distributed.barrier()
         arguments = self._arguments()
-        self._write_manifest()
         interruption = Interruption()
         trainer = PretrainTrainer(
             self.objective,
@@ -323,8 +324,6 @@ class _Session:
         self.clock.start()
         if checkpoint is not None:
             trainer.resume_from(checkpoint)
-        if distributed.writes():
-            self.run.truncate_metrics(int(trainer.kept.get("step", 0)))
         with interruption.listening():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         steps = int(trainer.state.global_step)
@@ -382,7 +381,8 @@ class _Session:
         trainer.kept["measured_at"] = step
         self._warn(metrics, step)
         score = metrics.get("probe_ndcg@10")
-        if score is None:
+        # While [CLS] carries nothing, or nothing has been learned, a good probe is luck or the untouched base.
+        if score is None or step == 0 or metrics.get("cls_use", 1.0) < EMPTY:
             return
         best = trainer.kept.get("best")
         if best is None or score > best["probe_ndcg@10"]:
@@ -400,7 +400,7 @@ class _Session:
 
     def _warn(self, metrics: dict[str, float], step: int) -> None:
         use = metrics.get("cls_use")
-        if use is not None and use < 0.02 and step > 0:
+        if use is not None and use < EMPTY and step > 0:
             told, self.told = self.told, True
             advice = (
                 ""
@@ -430,9 +430,21 @@ class _Session:
         heads = heads_of(self.objective)
         save(folder, self.objective.backbone, self.start.tokenizer, heads, recipe, self.config.max_seq_length)
 
-    def _write_manifest(self) -> None:
-        if not distributed.writes():
-            return
+    def _begin(self, checkpoint: Path | None) -> None:
+        """Claim the run folder, now that rows and model are open and nothing more can be refused."""
+        if checkpoint is not None:
+            before, now = read_state(checkpoint)["batches_per_step"], self.plan.batches_per_step
+            if before != now:
+                raise UserError(
+                    f"'{self.run.path}' takes {before} batches per step (processes × gradient_accumulation_steps), "
+                    f"but now there would be {now}; start as many processes as before, or change "
+                    "gradient_accumulation_steps so that the product stays the same."
+                )
+        self.run.path.mkdir(parents=True, exist_ok=True)
+        self.run.clear_unfinished()
+        if not self.run.used:
+            write_yaml(self.run.config, self.settings.flat())
+        self.run.truncate_metrics(int(checkpoint.name.split("-")[1]) if checkpoint else -1)
         self.run.update_manifest(
             **facts_about_here(),
             objective=self.config.objective,

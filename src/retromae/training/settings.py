@@ -76,7 +76,7 @@ class PretrainConfig:
     save_steps: int = setting(1000, "steps between checkpoints to resume from")
     save_total_limit: int = setting(2, "checkpoints that are kept")
     holdout: float = setting(0.02, "share of the documents that is never trained on; 0 turns measuring off")
-    eval_rows: int = setting(1000, "at most so many rows are held out")
+    eval_rows: int = setting(1000, "documents are held out until there are so many rows, at most `holdout` of all")
     probe_queries: int = setting(300, "queries of the retrieval probe; 0 turns it off")
     keep_best: bool = setting(True, "model/ is the checkpoint with the best retrieval probe, not the last")
     early_stopping_patience: int | None = setting(
@@ -90,12 +90,20 @@ class PretrainConfig:
 # What may differ between a run and its continuation: it changes what is shown or kept, not what is computed.
 FREE = {
     "dataloader_num_workers",
+    "gradient_accumulation_steps",  # free as far as processes × accumulation stays the same, which is checked
     "logging_steps",
     "save_steps",
     "save_total_limit",
     "report_to",
     "output_dir",
 }
+
+
+def with_objective(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Settings of one objective turned to another: what only the old one knows is dropped."""
+    old = {option.name for option in options(load(str(values.get("objective") or "retromae")).Config)}
+    dropped = old - {option.name for option in options(load(name).Config)}
+    return {key: value for key, value in values.items() if key not in dropped} | {"objective": name}
 
 
 @dataclass

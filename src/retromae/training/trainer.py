@@ -37,6 +37,13 @@ from retromae.training.schedule import Clock
 STATE_NAME = "retromae_state.json"
 WEIGHTS_NAME = "objective.safetensors"
 
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The small state of a checkpoint."""
+    return dict(json.loads((checkpoint / STATE_NAME).read_text(encoding="utf-8")))
+
+
 Evaluate = Callable[[Objective], dict[str, float]]
 
 
@@ -223,7 +230,7 @@ class PretrainTrainer(Trainer):
                 "step": self.state.global_step,
                 "tokens_seen": self.tokens_seen,
                 "seconds": self.clock.seconds(),
-                "world_size": self.args.world_size,
+                "batches_per_step": self.args.world_size * self.args.gradient_accumulation_steps,
             }
             write_json(written / STATE_NAME, self.kept)
             os.replace(written, final)
@@ -247,7 +254,7 @@ class PretrainTrainer(Trainer):
 
     def resume_from(self, checkpoint: Path) -> None:
         """Take over the small state of a checkpoint; the Trainer reads weights and optimiser itself."""
-        self.kept = json.loads((checkpoint / STATE_NAME).read_text(encoding="utf-8"))
+        self.kept = read_state(checkpoint)
         self._tokens = int(self.kept["tokens_seen"])
         self._logged_at = int(self.kept["step"])
         self.clock.start(already=float(self.kept["seconds"]))

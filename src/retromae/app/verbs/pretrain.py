@@ -11,7 +11,7 @@ from retromae.core.config import Option, options, read_yaml, to_yaml
 from retromae.core.distributed import writes
 from retromae.core.errors import UserError
 from retromae.objectives import available, load
-from retromae.training.settings import PretrainConfig, resolve
+from retromae.training.settings import PretrainConfig, resolve, with_objective
 
 
 def _panels() -> dict[str, list[Option]]:
@@ -41,6 +41,8 @@ def command(
 ) -> None:
     """Pre-train an encoder for retrieval on token rows, from a model or from scratch."""
     values = read_yaml(find_recipe(recipe)) if recipe else {}
+    if "objective" in flags:
+        values = with_objective(values, flags["objective"])
     for item in set or []:
         name, equals, value = item.partition("=")
         if not equals:

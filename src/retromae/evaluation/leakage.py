@@ -1,0 +1,210 @@
+"""Has the model seen the test? Queries and relevant passages are looked for in the rows it was trained on.
+
+A checkpoint of ours names its rows (`pretraining.json`, `manifest.json` of its run), and the one it started from
+names those before. Texts are compared as token ids of the rows' own tokenizer: a text counts as seen when its
+opening, the first 32 tokens or all of a shorter text, stands in one row, token by token. Openings are compared
+because rows are cut from documents: a long passage is in no row as a whole, but its beginning is in one. Texts
+of fewer than 8 tokens are not looked for: they occur anywhere. Rows that were held out count as seen.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from retromae.core.errors import UserError
+from retromae.text.rows import Rows
+from retromae.text.vocabulary import open_tokenizer
+
+SHORTEST, LONGEST = 8, 32  # tokens that are compared
+_WINDOWS = (8, 16, 32)  # every one twice the one before
+_BLOCK = 1 << 21  # tokens of rows that are looked at together
+_FACTOR = 0x9E3779B97F4A7C15
+
+Keys = npt.NDArray[np.uint64]
+Tokens = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class TrainingText:
+    """What is known of the text that a model was trained on."""
+
+    rows: list[str]  # folders of rows that are still there
+    gone: list[str]  # folders that were named and are not there, or hold something else now
+    recorded: bool  # False: the model does not say what it was trained on
+
+
+@dataclass(frozen=True)
+class Leakage:
+    """How much of one set a model has seen in training. `queries` and `passages` are the ids that were found."""
+
+    system: str
+    training: TrainingText
+    queries: list[str]
+    passages: list[str]
+    queries_checked: int
+    passages_checked: int
+
+    @property
+    def found(self) -> bool:
+        return bool(self.queries or self.passages)
+
+    def sentence(self, name: str) -> str:
+        """What to tell about the set of this name; empty where all was looked at and nothing found."""
+        if self.found:
+            return (
+                f"{self.system} was trained on text of {name}: {len(self.queries)} of {self.queries_checked} queries "
+                f"and {len(self.passages)} of {self.passages_checked} relevant passages occur word for word in "
+                f"{', '.join(self.training.rows)}. Its figures there say little about text it has not seen."
+            )
+        if self.training.gone:
+            return (
+                f"{self.system} was trained on {', '.join(self.training.gone)}, which is gone or has changed: "
+                f"whether it has seen {name} was not checked."
+            )
+        if not self.training.recorded:
+            return f"What {self.system} was trained on is not recorded: whether it has seen {name} was not checked."
+        return ""
+
+
+def training_text(model: str | Path) -> TrainingText:
+    """The rows of a checkpoint and of those that it came from, as far as they are folders here."""
+    rows: list[str] = []
+    gone: list[str] = []
+    recorded = False
+    seen: set[str] = set()
+    source: str | None = str(model)
+    while source and source not in seen and (facts := _provenance(Path(source))):
+        seen.add(source)
+        recorded = True
+        path, fingerprint = facts.get("path"), facts.get("fingerprint")
+        if path:
+            (rows if _is_still(path, fingerprint) else gone).append(path)
+        source = facts.get("base")
+    return TrainingText(list(dict.fromkeys(rows)), list(dict.fromkeys(gone)), recorded)
+
+
+def _provenance(model: Path) -> dict[str, Any]:
+    """Path and fingerprint of the rows, and the model before; {} where nothing is recorded."""
+    recipe = _read(model / "pretraining.json")
+    manifest = _read(model.parent / "manifest.json") if model.name in ("model", "best") else {}
+    origin = recipe.get("provenance") or {}
+    rows = manifest.get("rows") or {}
+    facts = {
+        "path": rows.get("path") or (recipe.get("settings") or {}).get("rows"),
+        "fingerprint": rows.get("fingerprint") or origin.get("rows"),
+        "base": origin.get("base"),
+    }
+    return facts if any(facts.values()) else {}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _is_still(path: str, fingerprint: str | None) -> bool:
+    try:
+        return Rows.open(path).fingerprint == fingerprint
+    except UserError:
+        return False
+
+
+def check(
+    system: str,
+    training: TrainingText,
+    queries: Mapping[str, str],
+    passages: Mapping[str, str],
+    tokenizer: str | Path | None = None,
+) -> Leakage:
+    """Look for the texts (id → text) in the training text; `tokenizer` serves rows that do not bring theirs."""
+    texts = [*queries.values(), *passages.values()]
+    seen = np.zeros(len(texts), dtype=np.bool_)
+    checked = np.zeros(len(texts), dtype=np.bool_)
+    for folder in training.rows:
+        rows = Rows.open(folder)
+        openings = _openings(texts, rows.tokenizer_path or tokenizer)
+        checked |= np.array([len(opening) >= SHORTEST for opening in openings], dtype=np.bool_)
+        seen |= seen_in(rows, openings)
+    of_queries, of_passages = slice(len(queries)), slice(len(queries), None)
+    return Leakage(
+        system,
+        training,
+        [query for query, found in zip(queries, seen[of_queries]) if found],
+        [passage for passage, found in zip(passages, seen[of_passages]) if found],
+        int(checked[of_queries].sum()),
+        int(checked[of_passages].sum()),
+    )
+
+
+def _openings(texts: Sequence[str], tokenizer: str | Path | None) -> list[Tokens]:
+    if tokenizer is None:
+        return [np.empty(0, dtype=np.int32) for _ in texts]
+    encoded = open_tokenizer(str(tokenizer))(
+        list(texts), add_special_tokens=False, truncation=True, max_length=LONGEST
+    )
+    return [np.array(ids, dtype=np.int32) for ids in encoded["input_ids"]]
+
+
+def seen_in(rows: Rows, openings: Sequence[Tokens]) -> npt.NDArray[np.bool_]:
+    """Which token sequences stand in a row. Rows are read in blocks; those too short are never seen."""
+    seen = np.zeros(len(openings), dtype=np.bool_)
+    wanted: dict[int, dict[int, list[int]]] = {window: {} for window in _WINDOWS}
+    for number, opening in enumerate(openings):
+        if len(opening) >= SHORTEST:
+            window = max(size for size in _WINDOWS if size <= len(opening))
+            key = int(_window_keys(opening[:window])[window][0])
+            wanted[window].setdefault(key, []).append(number)
+    for tokens, ends in _blocks(rows):
+        for window, keys in _window_keys(tokens).items():
+            for place, key in _hits(keys, wanted[window]):
+                end = int(ends[np.searchsorted(ends, place, side="right")])
+                for number in wanted[window][key]:
+                    length = len(openings[number])
+                    if place + length <= end and np.array_equal(tokens[place : place + length], openings[number]):
+                        seen[number] = True
+    return seen
+
+
+def _hits(keys: Keys, wanted: Mapping[int, Sequence[int]]) -> Iterator[tuple[int, int]]:
+    """(place, key) wherever a wanted key stands."""
+    if not wanted or not len(keys):
+        return
+    sought = np.sort(np.fromiter(wanted, dtype=np.uint64, count=len(wanted)))
+    nearest = np.minimum(np.searchsorted(sought, keys), len(sought) - 1)
+    for place in np.flatnonzero(sought[nearest] == keys).tolist():
+        yield place, int(keys[place])
+
+
+def _blocks(rows: Rows) -> Iterator[tuple[Tokens, npt.NDArray[np.int64]]]:
+    """(tokens of consecutive rows, where each of them ends)."""
+    ends = np.cumsum(rows.lengths, dtype=np.int64)
+    start = 0
+    while start < len(rows):
+        before = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + _BLOCK, side="right")))
+        tokens, lengths = rows.take(np.arange(start, stop))
+        yield tokens, np.cumsum(lengths, dtype=np.int64)
+        start = stop
+
+
+def _window_keys(tokens: Tokens) -> dict[int, Keys]:
+    """For each window size w: a hash of tokens[i : i + w] for every i, by doubling."""
+    keys = (tokens.astype(np.uint64) + np.uint64(1)) * np.uint64(_FACTOR)
+    keys ^= keys >> np.uint64(29)
+    found, size, factor = {}, 1, _FACTOR
+    while size < _WINDOWS[-1] and len(keys) > size:
+        keys = keys[:-size] * np.uint64(factor) + keys[size:]
+        size, factor = 2 * size, factor * factor % (1 << 64)
+        if size in _WINDOWS:
+            found[size] = keys
+    return found
