@@ -182,3 +182,11 @@ def test_minilm_equals_sentence_transformers() -> None:
     folder = Path(package.origin).parent / "model"
     ours, model = Encoder.open(folder), SentenceTransformer(str(folder))
     np.testing.assert_allclose(ours.encode_passages(TEXTS).dense, model.encode(TEXTS), atol=1e-5)
+
+
+def test_half_a_character_is_one_sentence(tiny_folder: Folder) -> None:
+    encoder = Encoder.open(tiny_folder("bert"), pooling="cls")
+    with pytest.raises(UserError, match="document 2 of 2 holds half a surrogate pair"):
+        encoder.encode_passages(["whole", "half \ud800 of it"])
+    with pytest.raises(UserError, match="query 1 of 1 holds half a surrogate pair"):
+        encoder.encode_queries(["half \udc80 of it"])

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -140,6 +143,26 @@ def test_a_damaged_index_is_refused(store: VectorStore, tmp_path: Path, name: st
         VectorIndex(tmp_path / "index")
     with pytest.raises(UserError, match="is no index"):
         VectorIndex(tmp_path)
+
+
+def test_killed_at_random_and_built_again(store: VectorStore, tmp_path: Path) -> None:
+    """Whenever the build dies, there is a whole index or none, and the next build leaves nothing else behind."""
+    draw_delay = random.Random(0)
+    folder = tmp_path / "index"
+    for _ in range(8):
+        child = os.fork()
+        if not child:
+            try:
+                build_index(store, folder)  # flat: it starts no threads, which a fork does not have
+            finally:
+                os._exit(0)
+        time.sleep(draw_delay.uniform(0.0, 0.03))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        if folder.exists():
+            assert len(VectorIndex(folder)) == len(store)
+    assert len(build_index(store, folder)) == len(store)
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
 
 
 def test_the_trade_off_is_measured_and_drawn(store: VectorStore, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from sentence_transformers.util import dot_score
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from retromae.core.errors import UserError
+from retromae.models.checkpoint import open_checkpoint, save
 from retromae.retrieval.encoder import Encoder
 from retromae.retrieval.representation import DupMAERepresentation, as_sentence_transformer, principal_axes
 from tiny import SENTENCES
@@ -93,6 +94,26 @@ def test_it_saves_and_loads_in_sentence_transformers(tiny_folder: Folder, tmp_pa
     # The folder stays what it was: a masked-LM model.
     head = AutoModelForMaskedLM.from_pretrained(tmp_path / "model").get_output_embeddings().weight
     assert torch.equal(head, module.backbone.head_weight)
+
+
+def test_pre_training_can_go_on_from_what_is_saved(tiny_folder: Folder, tmp_path: Path) -> None:
+    opened = open_checkpoint(tiny_folder("bert"))
+    heads = {"decoder.weight": torch.arange(6.0).view(2, 3)}
+    recipe = {"objective": "dupmae", "provenance": {"rows": "abc"}}
+    save(tmp_path / "trained", opened.backbone, opened.tokenizer, heads, recipe, 32)
+    for source, target in (
+        ("trained", "first"),
+        ("first", "second"),
+    ):  # from a checkpoint, from what was saved
+        module = (
+            DupMAERepresentation.from_checkpoint(tmp_path / source, terms=9)
+            if source == "trained"
+            else DupMAERepresentation.load(str(tmp_path / source))
+        )
+        as_sentence_transformer(module).save(str(tmp_path / target))
+        kept = open_checkpoint(tmp_path / target)
+        assert kept.recipe == recipe
+        assert torch.equal(kept.heads["decoder.weight"], heads["decoder.weight"])
 
 
 def test_both_halves_are_trained_jointly(tiny_folder: Folder) -> None:

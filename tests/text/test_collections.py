@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from retromae.core.errors import UserError
-from retromae.text.collections import Collection, full_text, read_qrels
+from retromae.text.collections import Collection, full_text
+from retromae.text.layouts import read_qrels
 from retromae.text.sources import Document
 
 CORPUS = [

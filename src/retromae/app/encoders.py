@@ -11,7 +11,7 @@ from typing import Literal
 from retromae.core.config import setting
 from retromae.core.errors import UserError
 from retromae.retrieval.encoder import Encoder
-from retromae.text.collections import corpus_reader
+from retromae.text.layouts import corpus_reader
 from retromae.text.sources import Document, Reader, ReadOptions, list_files, read_item
 from retromae.text.tables import Fields
 
@@ -75,7 +75,11 @@ def corpus_of(sources: Sequence[str], fields: FieldSettings) -> Callable[[], Ite
 def _reader(source: str, fields: FieldSettings) -> Callable[[], Iterator[Document]]:
     named = fields.id_field, fields.title_field, fields.text_field
     collection = corpus_reader(source) if Path(source).is_dir() and not any(named) else None
-    return collection or partial(_documents, source, ReadOptions(Fields(*named)))
+    if collection is not None:
+        return collection
+    read = ReadOptions(Fields(*named))
+    list_files([source], read)  # refuses what is not there, before a model is opened
+    return partial(_documents, source, read)
 
 
 def _documents(source: str, options: ReadOptions) -> Iterator[Document]:

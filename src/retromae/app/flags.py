@@ -59,7 +59,7 @@ def _parameter(option: Option, panel: str) -> inspect.Parameter:
     name = f"--{option.name}/--no_{option.name}" if option.kind is bool else f"--{option.name}"
     text = option.help
     if option.choices:
-        text += f" [{'|'.join(option.choices)}]"
+        text += escape(f" [{'|'.join(option.choices)}]")  # it is no markup
     if option.default not in (None, "", []):
         text += f" (default: {option.default})"
     # Values are checked by core.config, for flags and files alike, so choices and ranges are not typer's business.

@@ -43,7 +43,9 @@ def parse(spec: str) -> System:
     if not equals or Path(spec).exists():
         name, source = spec.rstrip("/"), spec
     if not name or not source:
-        raise UserError(f"'{spec}' names no system; expected bm25, fusion, a model or a run, or NAME=one of them.")
+        raise UserError(
+            f"'{spec}' names no system; expected bm25, fusion, a model or a run, or NAME=one of them."
+        )
     if source in ("bm25", "fusion"):
         return System(name, "bm25" if source == "bm25" else "fusion", source)
     if Path(source).is_file() or source.endswith(_RUN_ENDINGS):
@@ -58,11 +60,17 @@ class Retrievers:
         self, systems: list[System], settings: EncoderSettings, folder: Path, fusion_weight: float | None
     ) -> None:
         """`settings` hold for the first system, the model that is evaluated; the others are what they state."""
+        if fusion_weight is not None and not 0 <= fusion_weight <= 1:
+            raise UserError(f"fusion_weight is the model's share, from 0 to 1, not {fusion_weight}.")
+        if fusion_weight is not None and all(system.kind != "fusion" for system in systems):
+            raise UserError("fusion_weight was given but nothing is fused; add --against fusion.")
         self.systems = systems
         self.folder = folder
         self.fusion_weight = fusion_weight
         self._encoders = {
-            system.name: settings.open(system.source) if place == 0 else settings.open_as_stated(system.source)
+            system.name: settings.open(system.source)
+            if place == 0
+            else settings.open_as_stated(system.source)
             for place, system in enumerate(systems)
             if system.kind == "encoder"
         }
@@ -123,7 +131,7 @@ class Retrievers:
 
 
 def _read_run(system: System, name: str, collection: Collection) -> Run:
-    run = read_trec(system.source.replace("{set}", name.replace("/", "_")))
+    run = read_trec(system.source.replace("{set}", name))
     if not any(query in run for query in collection.queries):
         raise UserError(
             f"the run {system.source} has no query of {name}; with several sets write {{set}} where their names "

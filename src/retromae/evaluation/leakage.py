@@ -1,10 +1,10 @@
 """Has the model seen the test? Queries and relevant passages are looked for in the rows it was trained on.
 
 A checkpoint of ours names its rows (`pretraining.json`, `manifest.json` of its run), and the one it started from
-names those before. Texts are compared as token ids of the rows' own tokenizer: a text counts as seen when its
-opening, the first 32 tokens or all of a shorter text, stands in one row, token by token. Openings are compared
-because rows are cut from documents: a long passage is in no row as a whole, but its beginning is in one. Texts
-of fewer than 8 tokens are not looked for: they occur anywhere. Rows that were held out count as seen.
+names those before. Texts are compared as token ids of the rows' own tokenizer. A text of fewer than 32 tokens counts
+as seen when all of it stands in one row, token by token; a longer one when at least half of its pieces of 16
+tokens do, since rows are cut from documents at places of their own. Texts of fewer than 8 tokens are not looked
+for: they occur anywhere. Rows that were held out count as seen.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ from retromae.core.errors import UserError
 from retromae.text.rows import Rows
 from retromae.text.vocabulary import open_tokenizer
 
-SHORTEST, LONGEST = 8, 32  # tokens that are compared
-_WINDOWS = (8, 16, 32)  # every one twice the one before
+SHORTEST = 8  # tokens of a text that is looked for
+WHOLE = 32  # shorter texts are looked for as a whole
+PIECE = 16  # of longer ones
+_MOST = 512  # tokens of a text that are looked at
+_WINDOWS = (8, 16)  # every one twice the one before
 _BLOCK = 1 << 21  # tokens of rows that are looked at together
 _FACTOR = 0x9E3779B97F4A7C15
 
@@ -132,9 +135,11 @@ def check(
     checked = np.zeros(len(texts), dtype=np.bool_)
     for folder in training.rows:
         rows = Rows.open(folder)
-        openings = _openings(texts, rows.tokenizer_path or tokenizer)
-        checked |= np.array([len(opening) >= SHORTEST for opening in openings], dtype=np.bool_)
-        seen |= seen_in(rows, openings)
+        pieces, owners = _pieces(texts, rows.tokenizer_path or tokenizer)
+        total = np.bincount(owners, minlength=len(texts))
+        found = np.bincount(owners, seen_in(rows, pieces), minlength=len(texts))
+        checked |= total > 0
+        seen |= (total > 0) & (2 * found >= total)
     of_queries, of_passages = slice(len(queries)), slice(len(queries), None)
     return Leakage(
         system,
@@ -146,32 +151,38 @@ def check(
     )
 
 
-def _openings(texts: Sequence[str], tokenizer: str | Path | None) -> list[Tokens]:
-    if tokenizer is None:
-        return [np.empty(0, dtype=np.int32) for _ in texts]
-    encoded = open_tokenizer(str(tokenizer))(
-        list(texts), add_special_tokens=False, truncation=True, max_length=LONGEST
-    )
-    return [np.array(ids, dtype=np.int32) for ids in encoded["input_ids"]]
+def _pieces(texts: Sequence[str], tokenizer: str | Path | None) -> tuple[list[Tokens], npt.NDArray[np.int64]]:
+    """What is looked for, and which text each piece belongs to."""
+    pieces: list[Tokens] = []
+    owners: list[int] = []
+    if texts and tokenizer is not None:
+        encode = open_tokenizer(str(tokenizer))
+        encoded = encode(list(texts), add_special_tokens=False, truncation=True, max_length=_MOST)
+        for owner, ids in enumerate(encoded["input_ids"]):
+            tokens = np.array(ids, dtype=np.int32)
+            own = [tokens] if len(tokens) < WHOLE else np.split(tokens, range(PIECE, len(tokens), PIECE))
+            kept = [piece for piece in own if len(piece) >= (SHORTEST if len(own) == 1 else PIECE)]
+            pieces += kept
+            owners += [owner] * len(kept)
+    return pieces, np.array(owners, dtype=np.int64)
 
 
-def seen_in(rows: Rows, openings: Sequence[Tokens]) -> npt.NDArray[np.bool_]:
-    """Which token sequences stand in a row. Rows are read in blocks; those too short are never seen."""
-    seen = np.zeros(len(openings), dtype=np.bool_)
+def seen_in(rows: Rows, pieces: Sequence[Tokens]) -> npt.NDArray[np.bool_]:
+    """Which token sequences stand in a row. Rows are read in blocks; sequences too short are never seen."""
+    seen = np.zeros(len(pieces), dtype=np.bool_)
     wanted: dict[int, dict[int, list[int]]] = {window: {} for window in _WINDOWS}
-    for number, opening in enumerate(openings):
-        if len(opening) >= SHORTEST:
-            window = max(size for size in _WINDOWS if size <= len(opening))
-            key = int(_window_keys(opening[:window])[window][0])
+    for number, piece in enumerate(pieces):
+        if len(piece) >= SHORTEST:
+            window = max(size for size in _WINDOWS if size <= len(piece))
+            key = int(_window_keys(piece[:window])[window][0])
             wanted[window].setdefault(key, []).append(number)
     for tokens, ends in _blocks(rows):
         for window, keys in _window_keys(tokens).items():
             for place, key in _hits(keys, wanted[window]):
                 end = int(ends[np.searchsorted(ends, place, side="right")])
                 for number in wanted[window][key]:
-                    length = len(openings[number])
-                    if place + length <= end and np.array_equal(tokens[place : place + length], openings[number]):
-                        seen[number] = True
+                    stop = place + len(pieces[number])
+                    seen[number] |= stop <= end and np.array_equal(tokens[place:stop], pieces[number])
     return seen
 
 

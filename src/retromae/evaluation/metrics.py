@@ -21,7 +21,7 @@ from retromae.core.errors import UserError
 from retromae.core.files import write_json
 from retromae.core.ranking import Run
 from retromae.core.statistics import bootstrap_interval
-from retromae.text.collections import Qrels
+from retromae.text.layouts import Qrels
 
 DEFAULT_METRICS = ("nDCG@10", "RR@10", "R@10", "R@100")
 

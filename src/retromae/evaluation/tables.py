@@ -90,6 +90,14 @@ class Table:
         return style.lay_out([head, *body], [style.escape(note) for note in (*style.notes, *self.notes)])
 
 
+def plain(rows: Sequence[Sequence[str]], form: Format = "text") -> str:
+    """A table of cells that are ready, its head first, as text, Markdown or LaTeX."""
+    if form not in _STYLES:
+        raise UserError(f"form {form!r} is not known; use text, markdown or latex.")
+    style = _STYLES[form]
+    return style.lay_out([[style.escape(cell) for cell in row] for row in rows], [])
+
+
 def _column(systems: Sequence[Result], metric: str, baseline: str | None) -> dict[str, Cell]:
     pvalues = {}
     if len(systems) > 1 and baseline in [system.name for system in systems]:

@@ -56,7 +56,7 @@ class Document(Protocol):
 
 
 Corpus = Callable[[], Iterable[Document]]  # read anew at every call
-SHARD_SIZE = 16384
+SHARD_SIZE = 4096
 
 
 def embed_corpus(

@@ -214,13 +214,17 @@ class Encoder:
     ) -> tuple[dict[str, npt.NDArray[np.int32]], npt.NDArray[np.int64]]:
         """Every input of the model as one flat array, and the length of each text."""
         prompt = self.query_prompt if task == "query" else self.passage_prompt
-        encoded = self.model.tokenizer(
-            [prompt + text for text in texts] if prompt else texts,
-            truncation=True,
-            max_length=self.max_query_length if task == "query" else self.max_passage_length,
-            padding=False,
-            return_attention_mask=False,
-        )
+        try:
+            encoded = self.model.tokenizer(
+                [prompt + text for text in texts] if prompt else texts,
+                truncation=True,
+                max_length=self.max_query_length if task == "query" else self.max_passage_length,
+                padding=False,
+                return_attention_mask=False,
+            )
+        except (TypeError, UnicodeEncodeError):
+            _refuse_half_characters(texts, task)
+            raise
         lengths = np.fromiter(map(len, encoded["input_ids"]), dtype=np.int64, count=len(texts))
         flat = {
             name: np.fromiter(itertools.chain.from_iterable(rows), dtype=np.int32, count=int(lengths.sum()))
@@ -260,6 +264,16 @@ class Encoder:
         vectors = out["sentence_embedding" if self._own is None else "dense_embedding"].float()
         vectors = vectors[:, : self.dimension]  # Matryoshka models may state a shorter vector
         return torch.nn.functional.normalize(vectors, dim=1) if self.normalize else vectors
+
+
+def _refuse_half_characters(texts: Sequence[str], task: Task) -> None:
+    for number, text in enumerate(texts, 1):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"{task} {number} of {len(texts)} holds half a surrogate pair, which is no character; remove it."
+            ) from None
 
 
 def _sparse(lexical: Tensor, terms: int, task: Task) -> csr_array:

@@ -13,6 +13,7 @@ The folder is written whole or not at all. A query vector of another encoder is 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -209,6 +210,8 @@ def build_index(store: VectorStore, folder: str | Path, kind: str = "flat", **pa
     if len(set(ids)) < len(ids):
         raise UserError(f"{store.folder} holds a document id twice; ids must be unique.")
     longest = _longest(store)
+    for left_over in Path(folder).parent.glob(f".{Path(folder).name}.*.tmp"):  # of a build that was killed
+        shutil.rmtree(left_over)
     with replacing_folder(folder) as temporary:
         np.save(temporary / "ranks.npy", id_ranks(ids).astype(np.int32))
         copy_passages(temporary / "passages.arrow", (shard.passages for shard in store.shards()))

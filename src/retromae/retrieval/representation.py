@@ -29,8 +29,9 @@ from sentence_transformers.base.modules import InputModule
 from torch import Tensor, nn
 
 from retromae.core.errors import UserError
+from retromae.core.files import write_json
 from retromae.models.backbone import Backbone
-from retromae.models.checkpoint import open_checkpoint
+from retromae.models.checkpoint import HEADS_FILE, RECIPE_FILE, open_checkpoint
 from retromae.models.loading import find_file, opening
 from retromae.models.losses import max_pooled_logits
 from retromae.text.words import ordinary_ids
@@ -70,6 +71,10 @@ class DupMAERepresentation(InputModule):
         self.terms = min(terms, backbone.vocab_size)
         self.max_seq_length = min(max_seq_length or backbone.max_length, backbone.max_length)
         self.query_length, self.document_length = query_length, document_length
+        self.heads: dict[
+            str, Tensor
+        ] = {}  # of the pre-training and how it was done: kept for going on with it
+        self.recipe: dict[str, Any] = {}
         self.linear = nn.Linear(backbone.hidden_size, self.dimension)
         nn.init.eye_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
@@ -89,7 +94,9 @@ class DupMAERepresentation(InputModule):
                 f"{source} lacks a trained vocabulary head ({', '.join(untrained)}), so its lexical half would "
                 "be random; choose a masked-LM checkpoint."
             )
-        return cls(opened.backbone, opened.tokenizer, terms=terms, max_seq_length=opened.max_seq_length)
+        module = cls(opened.backbone, opened.tokenizer, terms=terms, max_seq_length=opened.max_seq_length)
+        module.heads, module.recipe = opened.heads, opened.recipe
+        return module
 
     def fit_pca(self, states: npt.NDArray[Any], dimension: int) -> None:
         """Make the linear map the projection on the `dimension` main axes of [CLS] states (n, d) about their mean.
@@ -170,6 +177,10 @@ class DupMAERepresentation(InputModule):
             name: value.detach().cpu().contiguous() for name, value in self.linear.state_dict().items()
         }
         save_file(weights, Path(output_path) / WEIGHTS_FILE, metadata={"format": "pt"})
+        if self.heads:
+            save_file(self.heads, Path(output_path) / HEADS_FILE, metadata={"format": "pt"})
+        if self.recipe:
+            write_json(Path(output_path) / RECIPE_FILE, self.recipe)
 
     @classmethod
     def load(
@@ -195,6 +206,7 @@ class DupMAERepresentation(InputModule):
             settings = json.loads(config.read_text(encoding="utf-8"))
             module = cls(opened.backbone, opened.tokenizer, **settings)
             module.linear.load_state_dict(load_file(weights))
+        module.heads, module.recipe = opened.heads, opened.recipe
         return module
 
 

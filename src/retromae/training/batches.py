@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from retromae.core.draws import Stream, order
 from retromae.core.errors import UserError
+from retromae.core.packing import cuts
 from retromae.objectives import Batch
 from retromae.text.rows import Rows
 
@@ -81,7 +82,7 @@ class BatchPlan:
         for start in range(0, len(shuffled), pool):
             rows = shuffled[start : start + pool]
             rows = rows[np.argsort(padded[rows], kind="stable")]
-            batches += [rows[a:b] for a, b in _cuts(padded[rows], self.tokens_per_batch)]
+            batches += [rows[a:b] for a, b in cuts(padded[rows], self.tokens_per_batch)]
         shuffle = order(len(batches), self.seed, int(Stream.BATCHES), epoch, 1)
         return [batches[index] for index in shuffle]
 
@@ -124,18 +125,6 @@ class BatchPlan:
         if len(rows) < self.batches_per_step:  # not one row for each: some processes repeat the first
             rows = np.resize(rows, self.batches_per_step)
         return [MicroBatch(waiting[-1].epoch, part) for part in np.array_split(rows, self.batches_per_step)]
-
-
-def _cuts(padded: NDArray[np.int64], budget: int) -> Iterator[tuple[int, int]]:
-    """Cut rows sorted by length so that rows × longest ≤ budget; a row that is longer stands alone."""
-    start = 0
-    while start < len(padded):
-        most = max(1, budget // int(padded[start]))  # no more can fit, since later rows are longer
-        lengths = padded[start : start + most]
-        fits = int(np.searchsorted(lengths * np.arange(1, len(lengths) + 1), budget, side="right"))
-        stop = start + max(1, fits)
-        yield start, stop
-        start = stop
 
 
 class RowBatches(Dataset[Batch]):

@@ -17,6 +17,11 @@ from retromae.training.batches import BatchPlan, MicroBatch, Padding, RowBatches
 Indices = NDArray[np.int64]
 
 
+def default_share(rows: int) -> float:
+    """Enough for a probe of a few hundred rows, but between 2 and 10 percent of all."""
+    return min(0.1, max(0.02, 300 / max(1, rows)))
+
+
 def split(rows: Rows, share: float, most: int) -> tuple[Indices, Indices]:
     """(train, held out): whole documents are held out, the same ones for every seed and objective, and no more of
     them than it takes to have `most` rows."""

@@ -28,7 +28,7 @@ from retromae.text.vocabulary import tokenizer_fingerprint
 from retromae.text.words import ordinary_ids, word_starts
 from retromae.training.batches import BatchPlan, Padding, RankSampler, RowBatches, loader
 from retromae.training.callbacks import Interruption, Stopping, Watching
-from retromae.training.heldout import HeldOut, split
+from retromae.training.heldout import HeldOut, default_share, split
 from retromae.training.probe import Probe
 from retromae.training.schedule import Clock
 from retromae.training.settings import FREE, PretrainConfig, Resolved
@@ -205,7 +205,8 @@ class _Session:
         if config.gradient_checkpointing:
             objective.backbone.gradient_checkpointing()
         self.padding = self._padding()
-        self.train_rows, self.held_out = split(rows, config.holdout, config.eval_rows)
+        share = default_share(len(rows)) if config.holdout is None else config.holdout
+        self.train_rows, self.held_out = split(rows, share, config.eval_rows)
         if not len(self.train_rows):
             raise UserError(f"'{config.rows}' has no rows left to train on; lower holdout.")
         self.plan = self._plan()
@@ -321,6 +322,8 @@ class _Session:
             trainer.remove_callback(callback)
         trainer.add_callback(Stopping(interruption, self.clock))
         trainer.add_callback(watching)
+        if self.config.holdout != 0 and not len(self.held_out):
+            self._say("[yellow]Too few documents to hold any out: nothing tells whether this run works.[/yellow]")
         self.clock.start()
         if checkpoint is not None:
             trainer.resume_from(checkpoint)

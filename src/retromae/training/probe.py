@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from retromae.core.draws import Stream, key
+from retromae.core.packing import cuts
 from retromae.core.statistics import bootstrap_interval
 from retromae.models.backbone import Backbone
 from retromae.text.rows import Rows
@@ -113,16 +114,13 @@ def _embed(
     """(n, d) [CLS] vectors, encoded in batches sorted by length."""
     lengths = np.asarray([len(text) for text in texts], dtype=np.int64)
     by_length = np.argsort(lengths, kind="stable")
+    padded = padding.length(lengths[by_length].astype(np.int32))
     vectors = torch.empty(len(texts), backbone.hidden_size, device=device)
-    start = 0
-    while start < len(by_length):
-        longest = padding.length(lengths[by_length[start:]].astype(np.int32))
-        fits = int(np.searchsorted(longest * np.arange(1, len(longest) + 1), budget, side="right"))
-        part = by_length[start : start + max(1, fits)]
+    for start, stop in cuts(padded, budget):
+        part = by_length[start:stop]
         token_ids, mask = pad(np.concatenate([texts[i] for i in part]), lengths[part], padding)
         hidden = backbone.encode(torch.from_numpy(token_ids).to(device), torch.from_numpy(mask).to(device))
         vectors[torch.from_numpy(part).to(device)] = hidden[:, 0].float()
-        start += len(part)
     return vectors
 
 

@@ -75,7 +75,9 @@ class PretrainConfig:
     eval_steps: int = setting(500, "steps between measurements on held-out rows")
     save_steps: int = setting(1000, "steps between checkpoints to resume from")
     save_total_limit: int = setting(2, "checkpoints that are kept")
-    holdout: float = setting(0.02, "share of the documents that is never trained on; 0 turns measuring off")
+    holdout: float | None = setting(
+        None, "share of the documents that may be held out; 0 turns measuring off; by default 2 to 10 percent"
+    )
     eval_rows: int = setting(1000, "documents are held out until there are so many rows, at most `holdout` of all")
     probe_queries: int = setting(300, "queries of the retrieval probe; 0 turns it off")
     keep_best: bool = setting(True, "model/ is the checkpoint with the best retrieval probe, not the last")
