@@ -25,11 +25,11 @@ def key(*parts: int) -> int:
 
 
 def row_key(seed: int, stream: int, epoch: int, row: int) -> int:
-    state = key(seed, stream)
+    state = key(seed)
     for part in (epoch, row):
         state = mix(state ^ (part & M))
         state = mix(state ^ ((part >> 32) & M) ^ GOLDEN)
-    return state
+    return mix(state ^ key(stream))
 
 
 def at_position(row: int, i: int) -> int:

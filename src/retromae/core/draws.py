@@ -77,13 +77,19 @@ def key(*parts: int) -> int:
     return state
 
 
-def row_keys(seed: int, stream: Stream, epochs: Tensor, row_ids: Tensor) -> Tensor:
+def row_keys(seed: int, epochs: Tensor, row_ids: Tensor) -> Tensor:
     """(B,) int32 keys, one per row of the batch; `epochs` and `row_ids` are (B,) int64."""
-    keys = torch.full_like(row_ids, _signed(key(seed, int(stream))), dtype=torch.int32)
+    keys = torch.full_like(row_ids, _signed(key(seed)), dtype=torch.int32)
     for part in (epochs, row_ids):
         keys = mix_(keys ^ part.to(torch.int32))
         keys = mix_(keys ^ (part >> 32).to(torch.int32) ^ _signed(_GOLDEN))
     return keys
+
+
+def stream_keys(keys: Tensor, *streams: Stream) -> Tensor:
+    """(S, B) int32: the rows' keys for each of S uses."""
+    marks = torch.tensor([_signed(key(int(stream))) for stream in streams], dtype=torch.int32)
+    return mix_(keys[None, :] ^ marks.to(keys.device, non_blocking=True)[:, None])
 
 
 def at_positions(keys: Tensor, length: int) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from retromae.core.draws import Stream, at_positions, below, choose_words, row_keys
+from retromae.core.draws import Stream, at_positions, below, choose_words, row_keys, stream_keys
 from retromae.models.backbone import Backbone
 from retromae.models.losses import Backend, vocabulary_cross_entropy, vocabulary_scores
 
@@ -116,6 +116,10 @@ class Objective(nn.Module, ABC):
         ordinary: Tensor = self.ordinary  # type: ignore[assignment]
         return ordinary[batch.token_ids] & batch.attention_mask.bool()
 
+    def row_keys(self, batch: Batch) -> Tensor:
+        """(B,) int32: where all draws of a row start from."""
+        return row_keys(self.seed, batch.epochs, batch.row_ids)
+
     def words(self, batch: Batch) -> Tensor:
         """(B, L) int64: the number of the word that a token belongs to, counted from 0 in its row; else −1."""
         inside = self.is_ordinary(batch)
@@ -132,18 +136,14 @@ class Objective(nn.Module, ABC):
         80 % become [MASK], 10 % a random ordinary token, 10 % stay. Encoder and decoder draw independently.
         """
         streams = _DECODER_STREAMS if decoder else _ENCODER_STREAMS
-        which, count, kind, token = (
-            row_keys(self.seed, stream, batch.epochs, batch.row_ids) for stream in streams
-        )
-        length = batch.token_ids.shape[1]
-        labelled = choose_words(
-            self.words(batch), share, at_positions(which, length), at_positions(count, 1)[:, 0]
-        )
-        kinds = at_positions(kind, length)
+        batch_size, length = batch.token_ids.shape
+        keys = stream_keys(self.row_keys(batch), *streams).flatten()
+        which, counts, kinds, tokens = at_positions(keys, length).view(4, batch_size, length)
+        labelled = choose_words(self.words(batch), share, which, counts[:, 0])
         masked = labelled & below(kinds, 0.8)
         random = labelled & below(kinds, 0.9) & ~masked
         ids: Tensor = self.ordinary_ids  # type: ignore[assignment]
-        substitutes = ids[at_positions(token, length).to(torch.int64).remainder(ids.shape[0])]
+        substitutes = ids[tokens.remainder(ids.shape[0])]
         token_ids = batch.token_ids.masked_fill(masked, self.mask_id)
         return torch.where(random, substitutes, token_ids), labelled
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from retromae.core.config import setting
-from retromae.core.draws import Stream, at_pairs, below, row_keys
+from retromae.core.draws import Stream, at_pairs, below, stream_keys
 from retromae.core.errors import UserError
 from retromae.models.backbone import Backbone
 from retromae.models.decoders import BasicDecoder, EnhancedDecoder
@@ -126,7 +126,7 @@ class RetroMAE(Objective):
     def visible(self, batch: Batch) -> Tensor:
         """(B, L, L) bool, Eq. 7: which positions j the decoder's row i may attend to."""
         length = batch.token_ids.shape[1]
-        keys = row_keys(self.seed, Stream.DECODER_VISIBLE, batch.epochs, batch.row_ids)
+        (keys,) = stream_keys(self.row_keys(batch), Stream.DECODER_VISIBLE)
         visible = below(at_pairs(keys, length), 1.0 - self.hidden_share(batch.progress))
         visible &= batch.attention_mask.bool()[:, None, :]
         visible.diagonal(dim1=1, dim2=2).fill_(False)  # no token sees itself
