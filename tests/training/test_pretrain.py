@@ -341,6 +341,27 @@ def test_an_empty_sentence_vector_is_never_the_best(given: Settings, tmp_path: P
     assert open_checkpoint(tmp_path / "run" / "model").recipe["provenance"]["steps"] == 4
 
 
+@pytest.mark.parametrize(
+    "settings", [{}, {"objective": "mlm", "early_stopping_patience": 2, "learning_rate": 0.0}]
+)
+def test_killed_between_the_last_step_and_the_end(
+    settings: dict[str, Any], given: Settings, tmp_path: Path
+) -> None:
+    """The last checkpoint is there, the model is not: resuming ends the run and changes nothing."""
+    train(given(**settings, eval_steps=3))
+    before = runs.weights(tmp_path / "run")
+    records = runs.metrics(tmp_path / "run")
+    manifest = tmp_path / "run" / "manifest.json"
+    facts = json.loads(manifest.read_text())
+    del facts["finished"]
+    manifest.write_text(json.dumps(facts))
+    (tmp_path / "run" / "model").rename(tmp_path / "run" / "best")
+    assert train(given(**settings, eval_steps=3), resume=True).finished
+    assert runs.identical(before, runs.weights(tmp_path / "run"))
+    assert not (tmp_path / "run" / "best").exists()
+    assert len(runs.metrics(tmp_path / "run")) == len(records)
+
+
 def test_a_run_that_never_began_leaves_its_folder_free(given: Settings, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere"):
         train(given(rows=str(tmp_path / "nowhere")))

@@ -21,7 +21,7 @@ from retromae.core.files import replacing
 from retromae.models.backbone import Backbone
 from retromae.objectives import Batch
 from retromae.objectives.retromae import RetroMAE, RetroMAEConfig
-from retromae.training.pretrain import vocabulary_of
+from retromae.training.start import vocabulary_of
 
 MOST_TOKENS = 40  # more rows than this nobody can read
 ENDINGS = (".svg", ".png", ".pdf")

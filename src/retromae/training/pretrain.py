@@ -5,37 +5,31 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
-from transformers import PreTrainedTokenizerBase, TrainingArguments
+from torch.utils.data import DataLoader
+from transformers import TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils.logging import disable_progress_bar
 
 from retromae.core import distributed
 from retromae.core.config import read_yaml, write_yaml
 from retromae.core.errors import UserError
+from retromae.core.files import replacing_folder
 from retromae.core.runs import RunFolder, facts_about_here
-from retromae.models.backbone import Backbone
-from retromae.models.checkpoint import Checkpoint, open_checkpoint, open_tokenizer, save
-from retromae.objectives import Objective, Vocabulary, load
+from retromae.models.checkpoint import Checkpoint
+from retromae.objectives import Batch, Objective
 from retromae.text.rows import Rows
-from retromae.text.vocabulary import tokenizer_fingerprint
-from retromae.text.words import ordinary_ids, word_starts
 from retromae.training.batches import BatchPlan, Padding, RankSampler, RowBatches, loader
 from retromae.training.callbacks import Interruption, Stopping, Watching
-from retromae.training.heldout import HeldOut, default_share, split
-from retromae.training.probe import Probe
+from retromae.training.heldout import default_share, split
+from retromae.training.judge import Judge
 from retromae.training.schedule import Clock
-from retromae.training.settings import FREE, PretrainConfig, Resolved
+from retromae.training.settings import FREE, Resolved
+from retromae.training.start import build_objective, open_start
 from retromae.training.trainer import PretrainTrainer, read_state
-
-
-EMPTY = 0.02  # cls_use below this: the sentence vector carries nothing yet
 
 
 @dataclass(frozen=True)
@@ -60,49 +54,9 @@ def pretrain(settings: Resolved, *, resume: bool = False, console: Console | Non
         return Outcome(run.path, int(run.read_manifest()["steps"]), True, None, _last_metrics(run))
     rows = Rows.open(_required(config.rows, "rows"))
     torch.manual_seed(config.seed)  # fresh weights
-    start = _open_start(config, rows)
+    start = open_start(config, rows)
     objective = build_objective(settings, start)
     return _Session(settings, run, rows, start, objective, console).train(checkpoint)
-
-
-def build_objective(settings: Resolved, start: Checkpoint) -> Objective:
-    """The objective on its backbone, its heads read from the checkpoint where it has them."""
-    config = settings.run
-    objective = load(config.objective)(
-        start.backbone, settings.objective, vocabulary_of(start.tokenizer, start.backbone), config.seed
-    )
-    known = dict(heads_of(objective))
-    fitting = {
-        name: head for name, head in start.heads.items() if name in known and known[name].shape == head.shape
-    }
-    if set(fitting) == set(known):
-        for name, head in fitting.items():
-            known[name].data.copy_(head)
-    return objective
-
-
-def heads_of(objective: Objective) -> dict[str, torch.Tensor]:
-    """The tensors that a checkpoint keeps besides the backbone, by name."""
-    return {
-        f"{part}.{name}": tensor
-        for part, module in objective.heads().items()
-        for name, tensor in module.state_dict(keep_vars=True).items()
-    }
-
-
-def vocabulary_of(tokenizer: PreTrainedTokenizerBase, backbone: Backbone) -> Vocabulary:
-    """What objectives know of a tokenizer; ids that only the model has are special."""
-    if tokenizer.mask_token_id is None:
-        raise UserError(
-            "The tokenizer has no mask token, which masked auto-encoding needs; choose another model."
-        )
-
-    def table(flags: np.ndarray) -> torch.Tensor:
-        out = torch.zeros(backbone.vocab_size, dtype=torch.bool)
-        out[: len(flags)] = torch.from_numpy(np.asarray(flags, dtype=bool))
-        return out
-
-    return Vocabulary(tokenizer.mask_token_id, table(word_starts(tokenizer)), table(ordinary_ids(tokenizer)))
 
 
 def _required(value: str, name: str) -> str:
@@ -132,46 +86,6 @@ def _same_settings(run: RunFolder, settings: Resolved) -> None:
         raise UserError(
             f"'{run.path}' was started with other settings ({differences}); "
             "resume with the same ones, or choose another output_dir."
-        )
-
-
-def _open_start(config: PretrainConfig, rows: Rows) -> Checkpoint:
-    """The model to start from: a checkpoint, or fresh weights around the tokenizer of the rows."""
-    if config.model_name_or_path is not None:
-        start = open_checkpoint(
-            config.model_name_or_path,
-            attn_implementation=config.attn_implementation,
-            dropout=config.dropout,
-        )
-        _check_tokenizer(rows, start)
-        return start
-    if rows.tokenizer_path is None:
-        raise UserError(
-            f"'{config.rows}' holds no tokenizer, so a model from scratch cannot be made for it; "
-            "give model_name_or_path, or prepare the rows with `retromae prepare`."
-        )
-    tokenizer = open_tokenizer(rows.tokenizer_path)
-    backbone = Backbone.from_scratch(
-        config.num_hidden_layers,
-        config.hidden_size,
-        config.num_attention_heads,
-        config.intermediate_size,
-        len(tokenizer),
-        config.max_seq_length,
-        0.1 if config.dropout is None else config.dropout,
-        config.model_type,
-        pad_token_id=tokenizer.pad_token_id,
-        attn_implementation=config.attn_implementation,
-    )
-    return Checkpoint(backbone, tokenizer, {}, {}, list(backbone.fresh), config.max_seq_length)
-
-
-def _check_tokenizer(rows: Rows, start: Checkpoint) -> None:
-    """Rows that we prepared know which tokenizer their ids belong to; foreign ones are checked batch by batch."""
-    if rows.info is not None and rows.info.tokenizer_fingerprint != tokenizer_fingerprint(start.tokenizer):
-        raise UserError(
-            f"'{rows.path}' was prepared with another tokenizer than the model's; prepare the text again with "
-            "--tokenizer set to the model."
         )
 
 
@@ -217,9 +131,9 @@ class _Session:
             shape=config.lr_scheduler_type,
             warmup_ratio=config.warmup_ratio,
         )
-        self.probe = Probe.build(rows, self.held_out, config.probe_queries) if config.probe_queries else None
-        self.last_measured: dict[str, float] = {}
-        self.told = False  # what to do about an empty [CLS], which is said once
+        self.judge = Judge(
+            settings, run, rows, self.held_out, start, self.padding, self.plan.tokens_per_batch, self._say
+        )
 
     # -- set-up -------------------------------------------------------------------------------------------------
 
@@ -313,8 +227,8 @@ class _Session:
             run=self.run,
             clock=self.clock,
             batches=self._batches,
-            evaluate=self._measure if len(self.held_out) else None,
-            after_evaluation=self._judge,
+            evaluate=self.judge.measure if len(self.held_out) else None,
+            after_evaluation=self.judge.judge,
         )
         watching = Watching(self.run, self.clock, self.plan.steps_in(1), self.console)
         watching.tokens_seen = lambda: trainer.tokens_seen
@@ -323,18 +237,29 @@ class _Session:
         trainer.add_callback(Stopping(interruption, self.clock))
         trainer.add_callback(watching)
         if self.config.holdout != 0 and not len(self.held_out):
-            self._say("[yellow]Too few documents to hold any out: nothing tells whether this run works.[/yellow]")
+            self._say(
+                "[yellow]Too few documents to hold any out: nothing tells whether this run works.[/yellow]"
+            )
         self.clock.start()
         if checkpoint is not None:
             trainer.resume_from(checkpoint)
-        with interruption.listening():
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if checkpoint is not None and self._over(trainer):
+            trainer.take_weights(checkpoint)  # killed between the last step and the end
+        else:
+            with interruption.listening():
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         steps = int(trainer.state.global_step)
         if interruption.signal is not None:
-            return Outcome(self.run.path, steps, False, interruption.signal, self.last_measured)
+            return Outcome(self.run.path, steps, False, interruption.signal, self.judge.last)
         return self._finish(trainer, steps)
 
-    def _batches(self, first_step: int) -> Any:
+    def _over(self, trainer: PretrainTrainer) -> bool:
+        """Has the run that a checkpoint comes from come to its end already?"""
+        step, patience = int(trainer.kept["step"]), self.config.early_stopping_patience
+        stopped = patience is not None and int(trainer.kept.get("worse", 0)) >= patience
+        return stopped or self.clock.progress(step) >= 1.0
+
+    def _batches(self, first_step: int) -> DataLoader[Batch]:
         sampler = RankSampler(
             self.plan,
             distributed.rank(),
@@ -353,85 +278,20 @@ class _Session:
             trainer.evaluate()
         if distributed.writes():
             if self.config.keep_best and self.run.best.is_dir():
-                shutil.rmtree(self.run.model, ignore_errors=True)
-                self.run.best.rename(self.run.model)
+                with replacing_folder(
+                    self.run.model
+                ) as folder:  # a copy: a kill in between must find `best` again
+                    shutil.copytree(self.run.best, folder, dirs_exist_ok=True)
             else:
-                self._save(self.run.model, steps)
+                self.judge.save(self.objective, self.run.model, steps)
             self.run.update_manifest(finished=True, steps=steps, best=trainer.kept.get("best"))
+            shutil.rmtree(self.run.best, ignore_errors=True)
         distributed.barrier()
-        return Outcome(self.run.path, steps, True, None, self.last_measured)
-
-    # -- watching -----------------------------------------------------------------------------------------------
-
-    def _measure(self, objective: Objective) -> dict[str, float]:
-        device = next(objective.parameters()).device
-        autocast = partial(torch.autocast, device.type, dtype=torch.bfloat16, enabled=self.config.bf16)
-        held_out = HeldOut(
-            self.rows, self.held_out, self.padding, self.plan.tokens_per_batch, objective.backbone.vocab_size
-        )
-        metrics = held_out.measure(objective, device, autocast)
-        if self.probe is not None:
-            with autocast():
-                metrics |= self.probe.run(
-                    objective.backbone, self.padding, device, self.plan.tokens_per_batch
-                )
-        self.last_measured = metrics
-        return metrics
-
-    def _judge(self, trainer: PretrainTrainer, metrics: dict[str, float]) -> None:
-        """Keep the best checkpoint by the retrieval probe, stop when it no longer gets better, warn."""
-        step = int(trainer.state.global_step)
-        trainer.kept["measured_at"] = step
-        self._warn(metrics, step)
-        score = metrics.get("probe_ndcg@10")
-        # While [CLS] carries nothing, or nothing has been learned, a good probe is luck or the untouched base.
-        if score is None or step == 0 or metrics.get("cls_use", 1.0) < EMPTY:
-            return
-        best = trainer.kept.get("best")
-        if best is None or score > best["probe_ndcg@10"]:
-            trainer.kept["best"] = {"step": step, "probe_ndcg@10": score}
-            trainer.kept["worse"] = 0
-            if self.config.keep_best and distributed.writes():
-                self._save(self.run.best, step)
-        else:
-            trainer.kept["worse"] = int(trainer.kept.get("worse", 0)) + 1
-            if trainer.kept["worse"] == self.config.early_stopping_patience:
-                trainer.control.should_training_stop = trainer.control.should_save = True
-                self._say(
-                    f"The retrieval probe has not improved for {trainer.kept['worse']} measurements: stopping."
-                )
-
-    def _warn(self, metrics: dict[str, float], step: int) -> None:
-        use = metrics.get("cls_use")
-        if use is not None and use < EMPTY and step > 0:
-            told, self.told = self.told, True
-            advice = (
-                ""
-                if told
-                else (
-                    " The decoder rebuilds from word frequencies and its own context. If this lasts, set hide_schedule "
-                    "to 0.3, take more and smaller steps, or start from a trained language model."
-                )
-            )
-            self._say(f"[yellow]\\[CLS] carries almost nothing yet (cls_use {use:.3f}).{advice}[/yellow]")
+        return Outcome(self.run.path, steps, True, None, self.judge.last)
 
     def _say(self, text: str) -> None:
         if self.console is not None:
             self.console.print(text, highlight=False, soft_wrap=True)
-
-    def _save(self, folder: Path, step: int) -> None:
-        recipe = {
-            "objective": self.config.objective,
-            "settings": self.settings.flat(),
-            "provenance": {
-                "rows": self.rows.fingerprint,
-                "base": self.config.model_name_or_path,
-                "steps": step,
-                "measured": self.last_measured,
-            },
-        }
-        heads = heads_of(self.objective)
-        save(folder, self.objective.backbone, self.start.tokenizer, heads, recipe, self.config.max_seq_length)
 
     def _begin(self, checkpoint: Path | None) -> None:
         """Claim the run folder, now that rows and model are open and nothing more can be refused."""
@@ -459,7 +319,9 @@ class _Session:
             },
             train_rows=len(self.train_rows),
             held_out_rows=len(self.held_out),
-            probe={"queries": len(self.probe.queries), "titles": self.probe.titles} if self.probe else None,
+            probe={"queries": len(self.judge.probe.queries), "titles": self.judge.probe.titles}
+            if self.judge.probe
+            else None,
             tokens_per_batch=self.plan.tokens_per_batch,
             padding_waste=round(self.plan.waste(), 4),
             total_steps=self.total_steps,

@@ -64,6 +64,9 @@ class Probe:
             passages.append(body)
         return cls(queries, passages, np.asarray(answers, dtype=np.int64), by_title)
 
+    def facts(self) -> dict[str, int]:
+        return {"queries": len(self.queries), "titles": self.titles, "passages": len(self.passages)}
+
     @torch.no_grad()
     def run(
         self, backbone: Backbone, padding: Padding, device: torch.device, tokens: int

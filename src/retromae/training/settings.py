@@ -78,7 +78,9 @@ class PretrainConfig:
     holdout: float | None = setting(
         None, "share of the documents that may be held out; 0 turns measuring off; by default 2 to 10 percent"
     )
-    eval_rows: int = setting(1000, "documents are held out until there are so many rows, at most `holdout` of all")
+    eval_rows: int = setting(
+        1000, "documents are held out until there are so many rows, at most `holdout` of all"
+    )
     probe_queries: int = setting(300, "queries of the retrieval probe; 0 turns it off")
     keep_best: bool = setting(True, "model/ is the checkpoint with the best retrieval probe, not the last")
     early_stopping_patience: int | None = setting(

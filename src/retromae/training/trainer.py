@@ -38,7 +38,6 @@ STATE_NAME = "retromae_state.json"
 WEIGHTS_NAME = "objective.safetensors"
 
 
-
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """The small state of a checkpoint."""
     return dict(json.loads((checkpoint / STATE_NAME).read_text(encoding="utf-8")))
@@ -251,6 +250,11 @@ class PretrainTrainer(Trainer):
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Nothing was saved."""
+
+    def take_weights(self, checkpoint: Path) -> None:
+        """Be where the checkpoint was, without training on."""
+        self._load_from_checkpoint(str(checkpoint))
+        self.state.global_step = int(self.kept["step"])
 
     def resume_from(self, checkpoint: Path) -> None:
         """Take over the small state of a checkpoint; the Trainer reads weights and optimiser itself."""
