@@ -10,6 +10,7 @@ pages that they share more than once.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import random
@@ -33,10 +34,10 @@ def write_corpus(path: Path, passages: int, seed: int = 0) -> None:
     draw = random.Random(seed)
     letters = "etaoinshrdlucmfwypvbgk"
     words = ["".join(draw.choices(letters, k=draw.randint(2, 9))) for _ in range(WORDS)]
-    weights = [1 / (rank + 10) for rank in range(WORDS)]
+    weights = list(itertools.accumulate(1 / (rank + 10) for rank in range(WORDS)))
     with open(path, "w", encoding="utf-8") as stream:
         for number in range(passages):
-            drawn = draw.choices(words, weights, k=50)
+            drawn = draw.choices(words, cum_weights=weights, k=50)
             ends = sorted(draw.sample(range(5, 50), 4))
             sentences = [drawn[a:b] for a, b in zip([0, *ends], [*ends, 50], strict=True)]
             text = " ".join(" ".join(sentence).capitalize() + "." for sentence in sentences)
