@@ -19,7 +19,9 @@ ids = st.integers(0, 2**62)
 
 
 def keys(seed: int, epoch: int, rows: list[int], stream: Stream = Stream.ENCODER_WORDS) -> torch.Tensor:
-    (found,) = draws.stream_keys(draws.row_keys(seed, torch.full((len(rows),), epoch), torch.tensor(rows)), stream)
+    (found,) = draws.stream_keys(
+        draws.row_keys(seed, torch.full((len(rows),), epoch), torch.tensor(rows)), stream
+    )
     return found
 
 

@@ -290,6 +290,17 @@ def test_checkpointing_changes_memory_not_results(given: Settings, tmp_path: Pat
         torch.testing.assert_close(tensor, b[name], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["retromae", "dupmae"])
+def test_compiled_gives_the_same_losses(objective: str, given: Settings, tmp_path: Path) -> None:
+    common = {"objective": objective, "dropout": 0.0, "keep_best": False, "max_steps": 4, "holdout": 0.0}
+    for name, on in (("plain", False), ("compiled", True)):
+        done = runs.run(given(**common, torch_compile=on, output_dir=str(tmp_path / name)))
+        assert done.returncode == 0, done.stderr
+    plain, compiled = ([r["loss"] for r in runs.metrics(tmp_path / name)] for name in ("plain", "compiled"))
+    assert compiled == pytest.approx(plain, rel=1e-4)
+
+
 def test_tensorboard_gets_the_figures(given: Settings, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     train(given(report_to=["tensorboard"]))

@@ -15,9 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK_ROWS = (
-    512  # 512 to 1024 is best on the CPU measured (docs/log.md); 512 holds 62 MB at 30k words
-)
+CHUNK_ROWS = 512  # 512 to 1024 is best on the CPU measured (docs/log.md); 512 holds 62 MB at 30k words
 Backend = Literal["chunked", "native", "plain"]
 
 

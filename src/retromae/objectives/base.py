@@ -147,6 +147,7 @@ class Objective(nn.Module, ABC):
         token_ids = batch.token_ids.masked_fill(masked, self.mask_id)
         return torch.where(random, substitutes, token_ids), labelled
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # it makes its own gradients, in one buffer
     def vocabulary_losses(
         self, parts: list[Labelled], totals: Mapping[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from retromae.core.config import setting
@@ -50,6 +51,7 @@ class DupMAE(retromae.RetroMAE):
         bow = self.bag_of_words(encoded.hidden, batch).sum() / totals["bow"].clamp(min=1)
         return {"loss": loss + self.settings.bow_weight * bow, **parts, "bow": bow.detach()}
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # its backward is its own
     def bag_of_words(self, hidden: Tensor, batch: Batch) -> Tensor:
         """(B,) loss of each passage; 0 for a passage without an ordinary token."""
         counted = self.is_ordinary(batch)

@@ -122,6 +122,7 @@ class RetroMAE(Objective):
             decoded = self.decoder(sentence, embeddings, positions, batch.attention_mask)
         return Labelled("decoder", decoded[labelled], batch.token_ids[labelled])
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # integer hashing compiles slowly
     @torch.no_grad()
     def visible(self, batch: Batch) -> Tensor:
         """(B, L, L) bool, Eq. 7: which positions j the decoder's row i may attend to."""
