@@ -69,6 +69,7 @@ def test_a_run_from_the_command_line(given: Settings, tmp_path: Path) -> None:
 def test_the_model_loads_everywhere(given: Settings, tmp_path: Path) -> None:
     train(given(keep_best=False))
     folder = tmp_path / "run" / "model"
+    assert "# run\n" in (folder / "README.md").read_text()
     ours = open_checkpoint(folder)
     encoded = ours.tokenizer(["The river carries a lantern."], return_tensors="pt")
     with torch.no_grad():

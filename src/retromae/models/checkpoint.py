@@ -56,8 +56,11 @@ def save(
     max_seq_length: int,
     *,
     pooling: Pooling = "cls",
+    name: str | None = None,
 ) -> None:
     """Write the folder described above in the place of whatever `folder` was, whole or not at all.
+
+    `name` is the title of the model card, the folder's own name if left out.
 
     `recipe` is plain JSON: `objective`, its `settings`, and `provenance` (where data and weights came from).
     """
@@ -77,7 +80,7 @@ def save(
             tensors = {name: head.detach().cpu().contiguous() for name, head in heads.items()}
             save_file(tensors, temporary / HEADS_FILE, metadata={"format": "pt"})
         write_json(temporary / RECIPE_FILE, dict(recipe))
-        card = model_card(folder.name, backbone, recipe, max_seq_length, pooling)
+        card = model_card(name or folder.name, backbone, recipe, max_seq_length, pooling)
         write_text(temporary / "README.md", card)
 
 

@@ -114,4 +114,12 @@ class Judge:
             },
         }
         heads = heads_of(objective)
-        save(folder, objective.backbone, self.start.tokenizer, heads, recipe, self.config.max_seq_length)
+        save(
+            folder,
+            objective.backbone,
+            self.start.tokenizer,
+            heads,
+            recipe,
+            self.config.max_seq_length,
+            name=self.run.path.name,
+        )
