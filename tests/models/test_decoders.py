@@ -63,7 +63,7 @@ def _visible(seed: int = 1) -> Tensor:
     return visible
 
 
-def _compare(module: torch.nn.Module, leaves: list[Tensor], ours: Tensor, theirs: Tensor) -> None:
+def _check_equal(module: torch.nn.Module, leaves: list[Tensor], ours: Tensor, theirs: Tensor) -> None:
     """Values, and the gradients of an arbitrary scalar with respect to everything."""
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-11)
     wanted = [*leaves, *module.parameters()]
@@ -84,7 +84,7 @@ def test_enhanced_decoding_follows_the_equations(backbone: Backbone) -> None:
     visible = _visible()
     table = p if p is not None else decoder.positions(LENGTH)
     theirs = torch.stack([decoding.enhanced(decoder, h[b], e[b], table, visible[b]) for b in range(BATCH)])
-    _compare(decoder, [x for x in (h, e, p) if x is not None], decoder(h, e, p, visible), theirs)
+    _check_equal(decoder, [x for x in (h, e, p) if x is not None], decoder(h, e, p, visible), theirs)
 
 
 def test_enhanced_decoding_with_the_context_normalised(bert: Backbone) -> None:
@@ -94,7 +94,7 @@ def test_enhanced_decoding_with_the_context_normalised(bert: Backbone) -> None:
     visible = _visible()
     theirs = torch.stack([decoding.enhanced(decoder, h[b], e[b], p, visible[b], norm) for b in range(BATCH)])
     ours = decoder(h, e, p, visible)
-    _compare(decoder, [h, e, p, norm.weight, norm.bias], ours, theirs)
+    _check_equal(decoder, [h, e, p, norm.weight, norm.bias], ours, theirs)
     assert not torch.allclose(ours, _same_weights(EnhancedDecoder(bert), decoder)(h, e, p, visible))
 
 
@@ -112,7 +112,7 @@ def test_basic_decoding_follows_the_equations(backbone: Backbone, layers: int) -
     mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]])
     table = p if p is not None else decoder.positions(LENGTH)
     theirs = torch.stack([decoding.basic(decoder, h[b], e[b], table, mask[b]) for b in range(BATCH)])
-    _compare(decoder, [x for x in (h, e, p) if x is not None], decoder(h, e, p, mask), theirs)
+    _check_equal(decoder, [x for x in (h, e, p) if x is not None], decoder(h, e, p, mask), theirs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

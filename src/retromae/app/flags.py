@@ -19,6 +19,9 @@ from retromae.core.errors import UserError
 console = Console()
 errors = Console(stderr=True)
 Recipe = Annotated[str | None, typer.Argument(help="YAML with settings, or the name of a recipe")]
+SettingsFile = Annotated[
+    str | None, typer.Option("--settings", help="YAML file with settings; flags override it")
+]
 PrintConfig = Annotated[bool, typer.Option("--print_config", help="show the resolved settings and stop")]
 _BUNDLED = (Path(__file__).parents[1] / "recipes", Path(__file__).parents[3] / "recipes")
 

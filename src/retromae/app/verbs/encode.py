@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from retromae.app.encoders import EncoderSettings, FieldSettings, corpus_of
-from retromae.app.flags import PrintConfig, console, split_settings, with_flags
+from retromae.app.flags import PrintConfig, SettingsFile, console, split_settings, with_flags
 from retromae.core.config import options, setting, to_dict, to_yaml
 from retromae.core.distributed import rank, world_size
 from retromae.retrieval.embed import SHARD_SIZE, embed_corpus
@@ -39,9 +39,7 @@ def command(
         str, typer.Argument(help="checkpoint, SentenceTransformer or encoder: folder or hub name")
     ],
     flags: dict[str, Any],
-    settings: Annotated[
-        str | None, typer.Option("--settings", help="YAML file with settings; flags override it")
-    ] = None,
+    settings: SettingsFile = None,
     print_config: PrintConfig = False,
 ) -> None:
     """Encode a corpus to vectors on disk. Give the same command again to go on; torchrun shares the work."""

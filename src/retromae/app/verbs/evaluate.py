@@ -11,7 +11,7 @@ import typer
 from retromae.app import reports
 from retromae.app.encoders import EncoderSettings
 from retromae.app.evaluate import EvaluateConfig, evaluate
-from retromae.app.flags import PrintConfig, console, split_settings, with_flags
+from retromae.app.flags import PrintConfig, SettingsFile, console, split_settings, with_flags
 from retromae.core.config import options, to_dict, to_yaml
 
 
@@ -19,9 +19,7 @@ from retromae.core.config import options, to_dict, to_yaml
 def command(
     model: Annotated[str, typer.Argument(help="model, bm25 or a TREC run; NAME=… names it in the tables")],
     flags: dict[str, Any],
-    settings: Annotated[
-        str | None, typer.Option("--settings", help="YAML file with settings; flags override it")
-    ] = None,
+    settings: SettingsFile = None,
     print_config: PrintConfig = False,
 ) -> None:
     """Measure a retriever: figures with intervals, paired tests against others, per-query values kept."""
