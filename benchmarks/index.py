@@ -19,10 +19,10 @@ import numpy as np
 
 from benchmarks import common
 from retromae.retrieval.kinds import KINDS
-from retromae.retrieval.passages import Passage
 from retromae.retrieval.shards import Manifest, VectorStore, write_shard
 from retromae.retrieval.tradeoff import COLUMNS, SWEEPS, draw, measure, near, rows_of
 from retromae.retrieval.vectors import Vectors
+from retromae.text.store import Passage
 
 _SHARD = 16384
 

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
-from retromae.retrieval.passages import Passage
 from retromae.retrieval.shards import Manifest, VectorStore, write_shard
 from retromae.retrieval.vectors import Vectors
+from retromae.text.store import Passage
 
 FINGERPRINT = "0123"
 

@@ -17,8 +17,8 @@ from retrieval.corpora import make_store, random_vectors
 from retromae.core.errors import UserError
 from retromae.retrieval.embed import embed_corpus
 from retromae.retrieval.encoder import Encoder
-from retromae.retrieval.passages import Passage
 from retromae.retrieval.shards import VectorStore, shard_folder
+from retromae.text.store import Passage
 from tiny import SENTENCES
 
 Folder = Callable[[str], Path]

@@ -14,8 +14,8 @@ from retromae.retrieval import search
 from retromae.retrieval.embed import embed_corpus
 from retromae.retrieval.encoder import Encoder
 from retromae.retrieval.index import VectorIndex, build_index
-from retromae.retrieval.passages import Passage
 from retromae.retrieval.search import Searcher
+from retromae.text.store import Passage
 from tiny import SENTENCES
 
 Folder = Callable[[str], Path]

@@ -31,7 +31,6 @@ from rich.text import Text
 from retromae.core import distributed
 from retromae.core.errors import UserError
 from retromae.retrieval.encoder import Encoder
-from retromae.retrieval.passages import Passage
 from retromae.retrieval.shards import (
     MANIFEST,
     Manifest,
@@ -42,6 +41,7 @@ from retromae.retrieval.shards import (
     shard_folder,
     write_shard,
 )
+from retromae.text.store import Passage
 
 
 class Document(Protocol):

@@ -27,10 +27,10 @@ from retromae.core.files import replacing_folder, write_json
 from retromae.core.ranking import Run, id_ranks, top_k
 from retromae.retrieval import kinds
 from retromae.retrieval.inverted import InvertedIndex, build_inverted
-from retromae.retrieval.passages import Passages, copy_passages
 from retromae.retrieval.scoring import best_of, block_scores, candidate_scores
 from retromae.retrieval.shards import Shard, VectorStore
 from retromae.retrieval.vectors import Vectors
+from retromae.text.store import Passages, copy_passages
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]

@@ -10,8 +10,8 @@ from retromae.core.errors import UserError
 from retromae.core.ranking import Run
 from retromae.retrieval.encoder import Encoder
 from retromae.retrieval.index import VectorIndex
-from retromae.retrieval.passages import Passage
 from retromae.retrieval.vectors import Explanation, explain
+from retromae.text.store import Passage
 
 _QUERIES = 256  # encoded at once: a query's lexical half is as wide as the vocabulary
 

@@ -26,8 +26,8 @@ from scipy.sparse import csr_array, vstack
 
 from retromae.core.errors import UserError
 from retromae.core.files import replacing_folder, write_json
-from retromae.retrieval.passages import Passage, Passages, write_passages
 from retromae.retrieval.vectors import Vectors
+from retromae.text.store import Passage, Passages, write_passages
 
 Precision = Literal["float32", "float16"]
 MANIFEST = "vectors.json"
