@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import sys
@@ -14,18 +13,8 @@ from typer.core import TyperGroup
 
 from retromae import __version__
 from retromae.app.flags import console, errors, fail, tell_warnings
+from retromae.app.verbs import VERBS, command_of, listed
 from retromae.core.errors import UserError
-
-# verb → (module, what it does); a module is imported when its verb is called
-VERBS = {
-    "prepare": ("prepare", "Text to token rows: documents, passages, tokens, on disk."),
-    "pretrain": ("pretrain", "Pre-train an encoder for retrieval, from a model or from scratch."),
-    "import": ("import_", "Turn a foreign checkpoint into one that loads everywhere."),
-    "encode": ("encode", "A corpus to vectors on disk."),
-    "index": ("index", "Vectors to an index: flat, HNSW, IVF-PQ, int8 or binary."),
-    "search": ("search", "Find passages by text, and say why they were found."),
-    "evaluate": ("evaluate", "Measure retrievers against each other: figures, intervals, tests."),
-}
 
 
 class Verbs(TyperGroup):
@@ -37,13 +26,11 @@ class Verbs(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in VERBS:
             return None
-        module, summary = VERBS[cmd_name]
-        verb = typer.Typer(add_completion=False)
-        if ctx.invoked_subcommand is None and not _called(cmd_name):
-            verb.command(cmd_name, help=summary)(lambda: None)  # for the list in --help alone
-        else:
-            verb.command(cmd_name)(importlib.import_module(f"retromae.app.verbs.{module}").command)
-        return typer.main.get_command(verb)
+        return (
+            listed(cmd_name)
+            if ctx.invoked_subcommand is None and not _called(cmd_name)
+            else command_of(cmd_name)
+        )
 
 
 def _called(name: str) -> bool:

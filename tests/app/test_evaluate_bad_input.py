@@ -17,16 +17,6 @@ from tiny import SENTENCES
 Folder = Callable[[str], Path]
 
 
-@pytest.fixture
-def retromae(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
-    return CommandLine(monkeypatch, capsys)
-
-
-@pytest.fixture
-def collection(tmp_path: Path) -> Path:
-    return write_set(tmp_path / "toy")
-
-
 def broken_set(folder: Path, what: str) -> Path:
     write_set(folder)
     corpus, qrels = folder / "corpus.jsonl", folder / "qrels" / "test.tsv"

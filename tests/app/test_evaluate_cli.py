@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 import yaml
 
 from app.command_line import CommandLine, write_lines, write_set
@@ -26,16 +25,6 @@ from tiny import SENTENCES
 from training.runs import command, environment, prepare_rows, settings
 
 Folder = Callable[[str], Path]
-
-
-@pytest.fixture
-def retromae(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
-    return CommandLine(monkeypatch, capsys)
-
-
-@pytest.fixture
-def collection(tmp_path: Path) -> Path:
-    return write_set(tmp_path / "toy")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -103,8 +92,8 @@ def test_the_lexical_half_explains_itself(
     retromae.well("index", vectors, "--out", index)
     shown = retromae.well("search", index, "why does the bridge hum", "-k", 2)
     assert shown.count("lexical ") == 2 and "matched on *" in shown
-    done = retromae("index", vectors, "--compare", "--out", tmp_path / "compared")
-    assert done.code == 2 and "encode the corpus without a lexical half" in done.err
+    told = retromae.well("index", vectors, "--compare", "--out", tmp_path / "compared", "--most-queries", 3)
+    assert "flat depth=100" in told and "hnsw depth=1000" in told
 
 
 def test_compare_prints_the_table_and_draws(retromae: CommandLine, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from retrieval.corpora import make_store, random_vectors
 from retromae.core.errors import UserError
@@ -71,6 +72,23 @@ def test_two_processes_make_the_same_files_as_one(
     monkeypatch.setenv("RANK", "0")
     assert embed_corpus(encoder, corpus, tmp_path / "two", shard_size=7) is not None
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+def test_long_documents_are_told_of(tiny_folder: Folder, tmp_path: Path) -> None:
+    """Once, with the share so far; also of shards that are there already; not of a text that just fits."""
+    documents = [Passage(f"p{n}", "", text) for n, text in enumerate(SENTENCES)]
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder("bert"))
+    lengths = [len(tokenizer(text).input_ids) for text in SENTENCES]
+    longest = sorted(lengths)[-4]
+    cut = sum(length > longest for length in lengths)
+    assert 2 <= cut < sum(length >= longest for length in lengths)
+    encoder = Encoder.open(tiny_folder("bert"), pooling="cls", max_passage_length=longest)
+    for _ in range(2):
+        with pytest.warns(
+            UserWarning, match=rf"^{cut} of the 24 documents so far .* than {longest} tokens"
+        ) as told:
+            embed_corpus(encoder, lambda: iter(documents), tmp_path / "vectors")
+        assert len(told) == 1
 
 
 @pytest.mark.parametrize("seed", range(3))

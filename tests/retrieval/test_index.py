@@ -19,7 +19,7 @@ from retromae.core.ranking import top_k
 from retromae.retrieval.index import VectorIndex, build_index
 from retromae.retrieval.kinds import KINDS
 from retromae.retrieval.shards import VectorStore
-from retromae.retrieval.tradeoff import draw, measure
+from retromae.retrieval.tradeoff import draw, measure, near
 
 # How many of flat's ten results each kind must find on these.
 RECALL = {"flat": 1.0, "hnsw": 0.95, "ivfpq": 0.7, "int8": 0.99, "binary": 0.6}
@@ -163,6 +163,44 @@ def test_killed_at_random_and_built_again(store: VectorStore, tmp_path: Path) ->
             assert len(VectorIndex(folder)) == len(store)
     assert len(build_index(store, folder)) == len(store)
     assert [path.name for path in tmp_path.iterdir()] == ["index"]
+
+
+def test_killed_between_the_two_renames_of_a_rebuild(
+    store: VectorStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old index has been set aside, the new one is not there yet: the old one is opened."""
+    folder, rename = tmp_path / "index", os.replace
+    build_index(store, folder, "hnsw")
+    child = os.fork()
+    if not child:
+
+        def dying(source: Path, target: Path) -> None:
+            rename(source, target)
+            if source == folder:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        monkeypatch.setattr(os, "replace", dying)
+        try:
+            build_index(store, folder)
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL and not folder.exists()
+    assert VectorIndex(folder).kind == "hnsw"
+    assert build_index(store, folder).kind == "flat"
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+
+
+def test_the_trade_off_of_both_halves(tmp_path: Path) -> None:
+    both = make_store(tmp_path / "v", random_vectors(300, 16, 0, vocabulary=50, terms=9), shard_size=110)
+    queries = near(both, 20)
+    assert queries.lexical is not None and queries.lexical.shape == (20, 50)
+    sweeps = {"flat": [{}, {"depth": 15}, {"depth": 300}], "hnsw": [{"depth": 20, "effort": 300}]}
+    figures = measure(both, queries, sweeps=sweeps, folder=tmp_path)  # type: ignore[arg-type]
+    exact, few, all_, graph = (one.recall for one in figures)
+    assert exact == all_ == 1.0 and few < 1.0 and graph > 0.5
+    index = build_index(both, tmp_path / "index")
+    assert figures[0].bytes > index.size + 300 * 9 * 16  # ids and weights, by document and by term
 
 
 def test_the_trade_off_is_measured_and_drawn(store: VectorStore, tmp_path: Path) -> None:

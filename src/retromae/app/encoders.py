@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from retromae.core.config import setting
 from retromae.core.errors import UserError
+from retromae.retrieval.embed import Corpus
 from retromae.retrieval.encoder import Encoder
+from retromae.retrieval.reduction import check_reducible, reduce_dense
 from retromae.text.layouts import corpus_reader
 from retromae.text.sources import Document, Reader, ReadOptions, list_files, read_item
 from retromae.text.tables import Fields
@@ -38,12 +40,56 @@ class EncoderSettings:
     batch_tokens: int | None = setting(None, "tokens of one batch, padding included")
     device: str | None = setting(None, "cpu, cuda, cuda:1 … (default: the GPU where there is one)")
 
+    @property
+    def fits(self) -> bool:
+        """Is the model fitted to the corpus that it encodes, so that it has to be opened for each (`open_for`)?"""
+        return False
+
     def open(self, model: str) -> Encoder:
         return Encoder.open(model, **asdict(self))
+
+    def open_for(self, model: str, corpus: Corpus, vectors: Path, *, progress: bool = False) -> Encoder:
+        """To encode one corpus into the folder `vectors`."""
+        return self.open(model)
 
     def open_as_stated(self, model: str) -> Encoder:
         """With this machine's settings alone: for the models that one is compared with."""
         return Encoder.open(model, **{name: getattr(self, name) for name in MACHINE})
+
+
+@dataclass
+class CorpusEncoderSettings(EncoderSettings):
+    """What can be said besides where there is a corpus to fit the encoder to."""
+
+    dense_dimension: int | None = setting(
+        None,
+        "reduce the dense half beside a lexical one to so many dimensions, by PCA on a sample of the corpus "
+        "(paper: 384)",
+    )
+
+    @property
+    def fits(self) -> bool:
+        return self.dense_dimension is not None
+
+    def open(self, model: str) -> Encoder:
+        """Before there is a corpus, so not reduced yet; whether it can be is seen."""
+        encoder = self._opened(model)
+        if self.dense_dimension is not None:
+            check_reducible(encoder, self.dense_dimension)
+        return encoder
+
+    def open_for(self, model: str, corpus: Corpus, vectors: Path, *, progress: bool = False) -> Encoder:
+        """A reduced model is kept in `vectors`, beside what it makes."""
+        if self.dense_dimension is None:
+            return self.open(model)
+        whole = replace(self, precision="float32").open(model)
+        reduced = reduce_dense(whole, corpus, vectors, self.dense_dimension, progress=progress)
+        return self._opened(str(reduced))
+
+    def _opened(self, model: str) -> Encoder:
+        settings = asdict(self)
+        del settings["dense_dimension"]
+        return Encoder.open(model, **settings)
 
 
 @dataclass

@@ -109,6 +109,12 @@ def evaluate(model: str, config: EvaluateConfig, settings: EncoderSettings | Non
         raise UserError(
             "there is nothing to measure on: name a set with --beir, --sts, --transfer or --mteb."
         )
+    settings = settings or EncoderSettings()
+    if settings.fits and (config.sts or config.transfer or config.mteb):
+        raise UserError(
+            "dense_dimension is fitted on the corpus of a retrieval set, and sentence tasks have none; leave it "
+            "out, or evaluate a model that was reduced before (the folder `encoder` among its vectors)."
+        )
     metrics = [metric_name(metric) for metric in config.metrics]
     report = Report(wanted, _baseline(wanted, config), metrics)
     collections = _collections(config)
@@ -116,7 +122,7 @@ def evaluate(model: str, config: EvaluateConfig, settings: EncoderSettings | Non
     tasks = [read_task(folder) for folder in config.transfer]
     from_mteb = [task for name in config.mteb for task in tasks_named(name)]
     with _vectors_folder(config) as folder:
-        retrievers = Retrievers(wanted, settings or EncoderSettings(), folder, config.fusion_weight)
+        retrievers = Retrievers(wanted, settings, folder, config.fusion_weight)
         encoders = {s.name: retrievers.encoder(s) for s in wanted if s.kind == "encoder"}
         report.fingerprints = {name: encoder.fingerprint for name, encoder in encoders.items()}
         if (similar or tasks or from_mteb) and wanted[0].kind != "encoder":

@@ -14,7 +14,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from retromae.core.config import Option, from_dict, options, read_yaml, unknown_key
+from retromae.core.distributed import writes
 from retromae.core.errors import UserError
+from retromae.core.runs import Outcome
 
 console = Console()
 errors = Console(stderr=True)
@@ -103,6 +105,24 @@ def find_recipe(name: str) -> Path:
     raise UserError(
         f"There is no settings file '{name}'; recipes that come with retromae: {', '.join(known)}."
     )
+
+
+def ended(outcome: Outcome) -> None:
+    """Say how a training job ended; one that was interrupted ends the program with the signal's code."""
+    if not outcome.finished:
+        if writes():
+            errors.print(
+                f"Stopped at step {outcome.steps}; a checkpoint is written. "
+                "Go on with the same command and --resume.",
+                highlight=False,
+            )
+        raise typer.Exit(128 + (outcome.signal or 0))
+    if writes():
+        console.print(
+            f"Finished after {outcome.steps} steps: {outcome.output_dir / 'model'}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def tell_warnings() -> None:

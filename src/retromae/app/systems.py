@@ -65,6 +65,7 @@ class Retrievers:
         if fusion_weight is not None and all(system.kind != "fusion" for system in systems):
             raise UserError("fusion_weight was given but nothing is fused; add --against fusion.")
         self.systems = systems
+        self.settings = settings
         self.folder = folder
         self.fusion_weight = fusion_weight
         self._encoders = {
@@ -109,8 +110,10 @@ class Retrievers:
 
     def _dense(self, system: System, name: str, collection: Collection, depth: int, progress: bool) -> Run:
         """Exact search over vectors that are made now or were made before."""
-        encoder = self._encoders[system.name]
         vectors = self.folder / name / system.file_name
+        encoder = self._encoders[system.name]
+        if self.settings.fits and system is self.systems[0]:
+            encoder = self.settings.open_for(system.source, collection.corpus, vectors, progress=progress)
         made = Manifest.read(vectors) if (vectors / MANIFEST).is_file() else None
         store = embed_corpus(
             encoder,

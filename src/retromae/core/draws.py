@@ -40,6 +40,8 @@ class Stream(IntEnum):
     HOLDOUT = 11  # which documents are held out
     DROPOUT = 12
     PROBE = 13  # which sentence the retrieval probe cuts out
+    POSITIVES = 14  # fine-tuning: which of a query's answers is trained on
+    NEGATIVES = 15  # fine-tuning: which of its candidates
 
 
 def _signed(value: int) -> int:

@@ -7,7 +7,8 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +32,65 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: str | Path) -> Iterator[Path]:
-    """Yield an empty temporary folder that takes the place of `path` when the block ends well."""
+    """Yield an empty temporary folder that takes the place of `path` when the block ends well.
+
+    A folder cannot be renamed over another one, so the old one is set aside first. Whoever is killed between
+    the two renames leaves it there: what opens such folders calls `restore` before it looks.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    restore(path)
     temporary = _temporary(path)
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
         yield temporary
-        if path.exists():
-            os.replace(path, old)
-        os.replace(temporary, path)
+        _replace(path, temporary)
     finally:
+        restore(path)
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+
+
+def restore(path: str | Path) -> None:
+    """Put the folder back that was set aside to be replaced, where nothing has taken its place."""
+    path = Path(path)
+    if not path.exists():
+        with suppress(OSError):  # there is none, or somebody else was faster
+            os.replace(_set_aside(path), path)
+
+
+def remove_left_overs(path: str | Path) -> None:
+    """Remove what writers of `path` that were killed left beside it. Nobody else may be writing it now."""
+    path = Path(path)
+    for left_over in path.parent.glob(f".{escape(path.name)}.*.tmp"):
+        shutil.rmtree(left_over)
+
+
+def _set_aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
+
+
+def _replace(path: Path, new: Path) -> None:
+    """Rename `new` to `path`; what was there before ends up under the name that `new` had."""
+    old = _set_aside(path)
+    while True:
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)  # of one that was killed after both renames
+            os.replace(path, old)
+        try:
+            os.replace(new, path)
+            break
+        except OSError:
+            if not path.exists():
+                raise
+            # a reader came in between and has restored the old one: once more
+    with suppress(FileNotFoundError):
+        os.replace(old, new)
+
+
+def cache_folder() -> Path:
+    """Where things are kept that can be made again: $RETROMAE_CACHE or ~/.cache/retromae."""
+    return Path(os.environ.get("RETROMAE_CACHE") or "~/.cache/retromae").expanduser()
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -6,10 +6,12 @@ depends on insertion order, batch, shard or thread, so two searches of the same 
 
 from __future__ import annotations
 
+import gzip
 import itertools
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, Literal, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -119,6 +121,13 @@ class Run(Mapping[str, Ranking]):
 
     __hash__ = None  # type: ignore[assignment]
 
+    def flat(self) -> tuple[Integers, npt.NDArray[np.int32], Floats, Sequence[str]]:
+        """(offsets, documents, scores, ids), the run's own arrays: not to be written to.
+
+        Query q's results, best first, are `documents[offsets[q]:offsets[q + 1]]`, positions in `ids`.
+        """
+        return self._offsets, self._documents, self._scores, self._ids
+
     def cut(self, k: int) -> Run:
         """The first k results of every query."""
         lengths = np.diff(self._offsets)
@@ -191,7 +200,10 @@ def top_k(
 
 
 def read_trec(path: str | Path) -> Run:
-    """Read a TREC run (`query Q0 document rank score tag`), ordered by score; its ranks are not believed."""
+    """Read a TREC run (`query Q0 document rank score tag`), plain or .gz, ordered by score.
+
+    Its ranks are not believed.
+    """
     rows: dict[str, list[tuple[int, float]]] = {}
     places: dict[str, int] = {}
     for number, line in _lines(Path(path)):
@@ -209,19 +221,29 @@ def read_trec(path: str | Path) -> Run:
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """The numbered lines that are not blank."""
     try:
-        with open(path, encoding="utf-8") as stream:
+        with _open_text(path, path, "rt") as stream:
             yield from ((number, line) for number, line in enumerate(stream, 1) if not line.isspace())
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}.") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}.") from None
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8 text; is it a TREC run?") from None
 
 
+def _open_text(path: Path, named: Path, mode: Literal["rt", "wt"]) -> IO[str]:
+    """Open `path` as what `named` ends in: plain text or .gz."""
+    if named.suffix == ".gz":
+        return cast(IO[str], gzip.open(path, mode, encoding="utf-8"))
+    return cast(IO[str], open(path, mode, encoding="utf-8"))
+
+
 def write_trec(path: str | Path, run: Run, tag: str = "retromae") -> None:
-    """Write a TREC run, query by query; the file appears whole. Queries without results leave no line."""
+    """Write a TREC run, plain or .gz, query by query; the file appears whole.
+
+    Queries without results leave no line.
+    """
     if not _is_token(tag):
         raise UserError(f"the tag of a TREC run must be one word, got {tag!r}.")
-    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as stream:
+    with replacing(path) as temporary, _open_text(temporary, Path(path), "wt") as stream:
         for query, (ids, scores) in run.items():
             for bad in itertools.filterfalse(_is_token, [query, *ids]):
                 raise UserError(

@@ -18,6 +18,7 @@ import platform
 import re
 import shutil
 import sys
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,17 @@ from retromae.core.files import write_json, write_text
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _PACKAGES = ("retromae", "torch", "transformers", "sentence-transformers", "datasets", "tokenizers", "numpy")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training job ended with."""
+
+    output_dir: Path
+    steps: int
+    finished: bool  # False: interrupted; `signal` says by what, and --resume goes on
+    signal: int | None
+    metrics: dict[str, float]  # the last measurement
 
 
 class RunFolder:

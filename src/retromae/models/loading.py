@@ -26,6 +26,7 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
 from retromae.core.errors import UserError
+from retromae.core.files import restore
 from retromae.models.families import Family, find_family
 
 _reports: Any = transformers_logging
@@ -69,6 +70,7 @@ def read_config(source: str | Path, dropout: float | None = None, **hub: Any) ->
 def _check_local(source: str) -> None:
     """Say so when a path is meant that is not there, before the hub is asked for a model of that name."""
     path = Path(source)
+    restore(path)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(

@@ -1,5 +1,7 @@
 """Pre-training objectives, one file each. There is no registry: a file in this folder is an objective.
 
+The exceptions are `base`, which all of them share, and `unified`, stage 2 of the unified framework: it takes any of
+them along while an encoder is fine-tuned on pairs, and so is no objective for token rows itself.
 An objective may also live outside the package: `load("my_package.my_objective")` or `load("./my_objective.py")`.
 """
 
@@ -16,12 +18,16 @@ from types import ModuleType
 from retromae.core.errors import UserError
 from retromae.objectives.base import Batch, Drawn, Objective, Vocabulary
 
+_NO_OBJECTIVES = ("base", "unified")
+
 __all__ = ["Batch", "Drawn", "Objective", "Vocabulary", "available", "load"]
 
 
 def available() -> list[str]:
     """The names of the objectives in this package."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
+    return sorted(
+        module.name for module in pkgutil.iter_modules(__path__) if module.name not in _NO_OBJECTIVES
+    )
 
 
 def load(name: str) -> type[Objective]:

@@ -13,12 +13,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from retromae.core.draws import Stream, at_positions, below, choose_words, row_keys, stream_keys
+from retromae.core.errors import UserError
 from retromae.models.backbone import Backbone
 from retromae.models.losses import Backend, vocabulary_cross_entropy, vocabulary_scores
+from retromae.text.words import ordinary_ids, word_starts
 
 
 @dataclass
@@ -48,6 +52,21 @@ class Vocabulary:
     word_starts: Tensor  # (V,) bool: the id begins a word
     ordinary: Tensor  # (V,) bool: the id is no special token
 
+    @classmethod
+    def of(cls, tokenizer: Any, backbone: Backbone) -> Vocabulary:
+        """Ids that only the model has count as special."""
+        if tokenizer.mask_token_id is None:
+            raise UserError(
+                "The tokenizer has no mask token, which masked auto-encoding needs; choose another model."
+            )
+
+        def table(flags: NDArray[np.bool_]) -> Tensor:
+            out = torch.zeros(backbone.vocab_size, dtype=torch.bool)
+            out[: len(flags)] = torch.from_numpy(flags)
+            return out
+
+        return cls(tokenizer.mask_token_id, table(word_starts(tokenizer)), table(ordinary_ids(tokenizer)))
+
 
 class Drawn(NamedTuple):
     """An objective's random choices for one batch, and how many items each named part will count."""
@@ -62,6 +81,13 @@ class Labelled(NamedTuple):
     name: str
     hidden: Tensor  # (n, d), before the vocabulary head's transform
     targets: Tensor  # (n,) int64
+
+
+class Encoded(NamedTuple):
+    """One pass through the encoder, and through a decoder where there is one, before any loss."""
+
+    hidden: Tensor  # (B, L, d) encoder states of the masked passage; position 0 is the sentence vector
+    parts: list[Labelled]
 
 
 class Objective(nn.Module, ABC):
@@ -97,6 +123,43 @@ class Objective(nn.Module, ABC):
     def heads(self) -> dict[str, nn.Module]:
         """The parts besides the backbone that a checkpoint must keep so that training can go on."""
         return {}
+
+    def head_tensors(self) -> dict[str, Tensor]:
+        """The tensors of `heads` under the names that a checkpoint keeps them by."""
+        return {
+            f"{part}.{name}": tensor
+            for part, module in self.heads().items()
+            for name, tensor in module.state_dict(keep_vars=True).items()
+        }
+
+    @torch.no_grad()
+    def take_heads(self, heads: Mapping[str, Tensor]) -> bool:
+        """Copy a checkpoint's heads in where all of them fit; else the fresh ones stay, and it says False."""
+        mine = self.head_tensors()
+        fits = all(name in heads and heads[name].shape == tensor.shape for name, tensor in mine.items())
+        if fits:
+            for name, tensor in mine.items():
+                tensor.copy_(heads[name])
+        return fits
+
+    # An objective that gives `encode` (and `sums` and `weight`, where the defaults do not say all) can share its
+    # encoder pass with contrastive learning: see `unified`.
+
+    def encode(self, batch: Batch, drawn: Drawn) -> Encoded:
+        """One pass over `drawn.tensors["token_ids"]`, the encoder before anything else, and what it must predict."""
+        raise NotImplementedError
+
+    def sums(self, batch: Batch, encoded: Encoded) -> dict[str, Tensor]:
+        """Part → the sum of its losses over this batch, with gradient, divided by nothing yet.
+
+        With the counts of a step, its loss is Σ weight(part) · sum / count: what `forward` gives.
+        """
+        one = encoded.hidden.new_ones((), dtype=torch.float32)
+        return {part.name: self.vocabulary_losses([part], {part.name: one})[0] for part in encoded.parts}
+
+    def weight(self, part: str) -> float:
+        """What the mean of a part is multiplied by in the loss."""
+        return 1.0
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:

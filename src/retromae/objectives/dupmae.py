@@ -11,7 +11,7 @@ from torch import Tensor
 from retromae.core.config import setting
 from retromae.models.losses import bag_of_words, max_pooled_logits
 from retromae.objectives import retromae
-from retromae.objectives.base import Batch, Drawn, count
+from retromae.objectives.base import Batch, Drawn, Encoded, count
 
 
 @dataclass
@@ -51,6 +51,12 @@ class DupMAE(retromae.RetroMAE):
         bow = self.bag_of_words(encoded.hidden, batch).sum() / totals["bow"].clamp(min=1)
         return {"loss": loss + self.settings.bow_weight * bow, **parts, "bow": bow.detach()}
 
+    def sums(self, batch: Batch, encoded: Encoded) -> dict[str, Tensor]:
+        return {**super().sums(batch, encoded), "bow": self.bag_of_words(encoded.hidden, batch).sum()}
+
+    def weight(self, part: str) -> float:
+        return self.settings.bow_weight if part == "bow" else super().weight(part)
+
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # its backward is its own
     def bag_of_words(self, hidden: Tensor, batch: Batch) -> Tensor:
         """(B,) loss of each passage; 0 for a passage without an ordinary token."""
@@ -64,7 +70,7 @@ class DupMAE(retromae.RetroMAE):
         return losses.masked_fill(empty, 0.0)
 
     def measure_encoded(
-        self, batch: Batch, drawn: Drawn, encoded: retromae.Encoded
+        self, batch: Batch, drawn: Drawn, encoded: Encoded
     ) -> dict[str, tuple[Tensor, Tensor]]:
         measures = super().measure_encoded(batch, drawn, encoded)
         measures["bow_loss"] = (self.bag_of_words(encoded.hidden, batch).sum(), drawn.counts["bow"])

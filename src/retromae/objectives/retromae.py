@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from retromae.core.draws import Stream, at_pairs, below, stream_keys
 from retromae.core.errors import UserError
 from retromae.models.backbone import Backbone
 from retromae.models.decoders import BasicDecoder, EnhancedDecoder
-from retromae.objectives.base import Batch, Drawn, Labelled, Objective, Vocabulary, count
+from retromae.objectives.base import Batch, Drawn, Encoded, Labelled, Objective, Vocabulary, count
 
 
 @dataclass
@@ -37,13 +37,6 @@ class RetroMAEConfig:
         "share of the training during which the hidden part falls from everything to decoder_mlm_probability; "
         "0.3 helps [CLS] to carry something early on, above all from scratch",
     )
-
-
-class Encoded(NamedTuple):
-    """One pass through the encoder and the decoder, before any loss."""
-
-    hidden: Tensor  # (B, L, d) encoder states of the masked passage; position 0 is the sentence vector
-    parts: list[Labelled]  # encoder, decoder
 
 
 class RetroMAE(Objective):

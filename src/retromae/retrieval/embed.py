@@ -8,9 +8,11 @@ nothing to resume from but the folder: shards that are there are compared with t
 from __future__ import annotations
 
 import itertools
-import shutil
+import warnings
 from array import array
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -30,6 +32,7 @@ from rich.text import Text
 
 from retromae.core import distributed
 from retromae.core.errors import UserError
+from retromae.core.files import remove_left_overs
 from retromae.retrieval.encoder import Encoder
 from retromae.retrieval.shards import (
     MANIFEST,
@@ -37,6 +40,7 @@ from retromae.retrieval.shards import (
     Precision,
     Shard,
     VectorStore,
+    cut_of,
     digest_of,
     shard_folder,
     write_shard,
@@ -57,6 +61,7 @@ class Document(Protocol):
 
 Corpus = Callable[[], Iterable[Document]]  # read anew at every call
 SHARD_SIZE = 4096
+MANY = 0.05  # documents that are cut: a share above this is warned of
 
 
 def embed_corpus(
@@ -91,30 +96,51 @@ def embed_corpus(
     )
     _claim(folder, manifest)
     mine = range(distributed.rank(), manifest.shards, distributed.world_size())
-    with _progress(progress and distributed.writes()) as bar:
-        task = bar.add_task("passages", total=sum(manifest.size_of(shard) for shard in mine))
+    tally = _Tally(encoder.max_passage_length)
+    with progress_of("passages", sum(map(manifest.size_of, mine)), progress) as advance:
         for shard, documents in enumerate(_parts(corpus, shard_size)):
             if shard in mine:
-                _make(encoder, folder, shard, documents, dtype)
-                bar.advance(task, len(documents))
+                tally.add(_make(encoder, folder, shard, documents, dtype), len(documents))
+                advance(len(documents))
     done = all((shard_folder(folder, n) / "shard.json").is_file() for n in range(manifest.shards))
     return VectorStore(folder) if done else None
 
 
-def _make(encoder: Encoder, folder: Path, shard: int, documents: list[Passage], dtype: Precision) -> None:
-    """Make one shard, or see that the finished one belongs to these documents."""
+class _Tally:
+    """Documents that did not fit into the encoder: said once, as soon as there are many of them."""
+
+    def __init__(self, longest: int) -> None:
+        self._longest = longest
+        self._cut = self._seen = 0
+        self._told = not distributed.writes()
+
+    def add(self, cut: int, documents: int) -> None:
+        self._cut, self._seen = self._cut + cut, self._seen + documents
+        if self._cut > MANY * self._seen and not self._told:
+            self._told = True
+            warnings.warn(
+                f"{self._cut:,} of the {self._seen:,} documents so far ({self._cut / self._seen:.0%}) are longer than "
+                f"{self._longest} tokens, and what lies beyond is not encoded; split them into passages, or raise "
+                "max_passage_length where the model takes more.",
+                stacklevel=3,
+            )
+
+
+def _make(encoder: Encoder, folder: Path, shard: int, documents: list[Passage], dtype: Precision) -> int:
+    """Make one shard, or see that the finished one belongs to these documents; how many of them were cut."""
     path = shard_folder(folder, shard)
-    for left_over in folder.glob(f".{path.name}.*"):
-        shutil.rmtree(left_over)
+    remove_left_overs(path)
     if path.exists():
-        if Shard(path, 0).facts["digest"] != digest_of(documents):
+        facts = Shard(path, 0).facts
+        if facts["digest"] != digest_of(documents):
             raise UserError(
                 f"{path} was made of other documents: the corpus has changed; encode it into a new folder."
             )
-        return
+        return int(facts.get("cut", 0))
     texts = [document.text for document in documents]
     vectors = encoder.encode_passages(texts, [document.title for document in documents])
     write_shard(folder, shard, vectors, documents, dtype)
+    return cut_of(vectors)
 
 
 def _claim(folder: Path, manifest: Manifest) -> None:
@@ -166,14 +192,17 @@ class _Speed(ProgressColumn):
         return Text(f"{task.speed:,.0f}/s" if task.speed else "")
 
 
-def _progress(shown: bool) -> Progress:
-    return Progress(
+@contextmanager
+def progress_of(what: str, total: int, shown: bool) -> Iterator[Callable[[float], None]]:
+    """A bar on the standard error, of the first process; yields what is called with the number just done."""
+    columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         _Speed(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),  # results are what goes to the standard output
-        disable=not shown,
     )
+    console = Console(stderr=True)  # results are what goes to the standard output
+    with Progress(*columns, console=console, disable=not (shown and distributed.writes())) as bar:
+        yield partial(bar.advance, bar.add_task(what, total=total))

@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 from retromae.core.errors import UserError
 from retromae.core.packing import by_length, pad
 from retromae.retrieval.opening import PoolingMode, fingerprint, open_model, pooling_of
-from retromae.retrieval.representation import DupMAERepresentation, Task
+from retromae.retrieval.representation import Task, representation_of
 from retromae.retrieval.vectors import Explanation, Vectors, explain
 
 Precision = Literal["float32", "bfloat16"]
@@ -61,7 +61,7 @@ class Encoder:
             raise UserError(
                 f"the model compares vectors by {self.similarity}; only dot and cosine are searched."
             )
-        self._own = next((module for module in model if isinstance(module, DupMAERepresentation)), None)
+        self._own = representation_of(model)
         if self._own is not None and normalize:
             raise UserError("DupMAE's two halves are added up, so its dense half cannot be normalised.")
         self.normalize = self.similarity == "cosine" if normalize is None else normalize
@@ -176,7 +176,7 @@ class Encoder:
             return Vectors(np.empty((0, self.dimension), dtype=np.float32), lexical, self.fingerprint)
         if not self._reads_tokens():
             return self._encode_by_model(texts, task)
-        tokens, lengths = self._tokenize(texts, task)
+        tokens, lengths, cut = self._tokenize(texts, task)
         starts = np.cumsum(lengths) - lengths
         dense = torch.empty(len(texts), self.dimension, device=self.model.device)
         batches = by_length(lengths, self.batch_tokens)
@@ -189,7 +189,7 @@ class Encoder:
                 if self._own is not None:
                     lexical.append(_sparse(out["lexical_embedding"], self._own.terms, task))
         joined = None if self._own is None else _in_order(lexical, batches)
-        return Vectors(dense.cpu().numpy(), joined, self.fingerprint)
+        return Vectors(dense.cpu().numpy(), joined, self.fingerprint, cut)
 
     def _reads_tokens(self) -> bool:
         """Can the first module be handed token ids? Others (chat templates, static words, …) read texts."""
@@ -211,14 +211,15 @@ class Encoder:
 
     def _tokenize(
         self, texts: list[str], task: Task
-    ) -> tuple[dict[str, npt.NDArray[np.int32]], npt.NDArray[np.int64]]:
-        """Every input of the model as one flat array, and the length of each text."""
+    ) -> tuple[dict[str, npt.NDArray[np.int32]], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """Every input of the model as one flat array, the length of each text, and whether it was cut."""
         prompt = self.query_prompt if task == "query" else self.passage_prompt
+        longest = self.max_query_length if task == "query" else self.max_passage_length
         try:
             encoded = self.model.tokenizer(
                 [prompt + text for text in texts] if prompt else texts,
                 truncation=True,
-                max_length=self.max_query_length if task == "query" else self.max_passage_length,
+                max_length=longest,
                 padding=False,
                 return_attention_mask=False,
             )
@@ -230,7 +231,10 @@ class Encoder:
             name: np.fromiter(itertools.chain.from_iterable(rows), dtype=np.int32, count=int(lengths.sum()))
             for name, rows in encoded.items()
         }
-        return flat, lengths
+        cut = lengths == longest
+        if encoded.encodings is not None:  # None: a tokenizer in Python, which does not say what is left
+            cut[cut] = [bool(encoded.encodings[row].overflowing) for row in np.flatnonzero(cut)]
+        return flat, lengths, cut
 
     def _features(
         self,

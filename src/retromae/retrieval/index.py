@@ -13,8 +13,7 @@ The folder is written whole or not at all. A query vector of another encoder is 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,12 +22,12 @@ import numpy.typing as npt
 from scipy.sparse import vstack
 
 from retromae.core.errors import UserError
-from retromae.core.files import replacing_folder, write_json
+from retromae.core.files import remove_left_overs, replacing_folder, restore, write_json
 from retromae.core.ranking import Run, id_ranks, top_k
 from retromae.retrieval import kinds
 from retromae.retrieval.inverted import InvertedIndex, build_inverted
 from retromae.retrieval.scoring import best_of, block_scores, candidate_scores
-from retromae.retrieval.shards import Shard, VectorStore
+from retromae.retrieval.shards import VectorStore
 from retromae.retrieval.vectors import Vectors
 from retromae.text.store import Passages, copy_passages
 
@@ -36,7 +35,7 @@ Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
 _FILE = "index.json"
-_BLOCK = 1 << 22  # numbers of a block of vectors: 16 MiB
+_BLOCK = 1 << 22  # numbers of a block of vectors that are scored at once
 _QUERIES = 64  # queries whose lexical halves are held as full rows
 _SPARE = 32  # candidates beyond k, so that ties at the cut are seen
 _ROUNDING = 4e-6  # of faiss' float32 scores, for vectors of length 1
@@ -56,6 +55,7 @@ class VectorIndex:
     def __init__(self, folder: str | Path, **search_parameters: int) -> None:
         """`search_parameters` (effort, probes, rescore) overrule those that the index was built with."""
         self.folder = Path(folder)
+        restore(self.folder)
         facts = _read_facts(self.folder)
         self.kind: str = facts["kind"]
         self.fingerprint: str = facts["fingerprint"]
@@ -80,6 +80,11 @@ class VectorIndex:
     def size(self) -> int:
         """Bytes of the dense half's index, without whole vectors kept beside it."""
         return (self.folder / "dense.faiss").stat().st_size
+
+    @property
+    def keeps_whole(self) -> bool:
+        """Are the dense vectors here as they were encoded?"""
+        return self._vectors is not None
 
     def run(self, queries: Sequence[str], vectors: Vectors, k: int, *, depth: int | None = None) -> Run:
         """The best k documents of each query, by query id."""
@@ -209,18 +214,17 @@ def build_index(store: VectorStore, folder: str | Path, kind: str = "flat", **pa
     ids = store.ids()
     if len(set(ids)) < len(ids):
         raise UserError(f"{store.folder} holds a document id twice; ids must be unique.")
-    longest = _longest(store)
-    for left_over in Path(folder).parent.glob(f".{Path(folder).name}.*.tmp"):  # of a build that was killed
-        shutil.rmtree(left_over)
+    longest = store.longest()
+    remove_left_overs(folder)
     with replacing_folder(folder) as temporary:
         np.save(temporary / "ranks.npy", id_ranks(ids).astype(np.int32))
         copy_passages(temporary / "passages.arrow", (shard.passages for shard in store.shards()))
         if keeps:
-            _copy_vectors(store, temporary / "vectors.npy")
+            store.copy_dense(temporary / "vectors.npy")
         if manifest.vocabulary is not None:
             rows = lambda: (shard.lexical_parts for shard in store.shards())  # noqa: E731
             build_inverted(temporary / "lexical", rows, manifest.vocabulary)
-        index = kinds.build(chosen, manifest.dimension, len(store), lambda: _pieces(store))
+        index = kinds.build(chosen, manifest.dimension, len(store), store.pieces)
         kinds.write(index, str(temporary / "dense.faiss"))
         del index
         files = {
@@ -241,42 +245,6 @@ def build_index(store: VectorStore, folder: str | Path, kind: str = "flat", **pa
         }
         write_json(temporary / _FILE, facts)
     return VectorIndex(folder)
-
-
-def _pieces(store: VectorStore) -> Iterator[Floats]:
-    for shard in store.shards():
-        yield from _pieces_of(shard)
-
-
-def _pieces_of(shard: Shard) -> Iterator[Floats]:
-    dense = shard.dense
-    step = max(1, _BLOCK // dense.shape[1])
-    for start in range(0, len(dense), step):
-        yield np.ascontiguousarray(dense[start : start + step], dtype=np.float32)
-
-
-def _longest(store: VectorStore) -> float:
-    """The length of the longest vector; one that is not finite is refused."""
-    longest = 0.0
-    for shard in store.shards():
-        seen = 0
-        for piece in _pieces_of(shard):
-            lengths = np.linalg.norm(piece.astype(np.float64), axis=1)
-            if not np.isfinite(lengths).all():
-                document = shard.passages[seen + int(np.flatnonzero(~np.isfinite(lengths))[0])]
-                raise UserError(
-                    f"the vector of document {document.id!r} in {shard.folder} holds NaN or infinity."
-                )
-            longest, seen = max(longest, float(lengths.max())), seen + len(piece)
-    return longest
-
-
-def _copy_vectors(store: VectorStore, path: Path) -> None:
-    shape = (len(store), store.manifest.dimension)
-    whole = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(store.manifest.dtype), shape=shape)
-    for shard in store.shards():
-        whole[shard.first : shard.first + len(shard)] = shard.dense
-    whole.flush()
 
 
 def _read_facts(folder: Path) -> dict[str, Any]:

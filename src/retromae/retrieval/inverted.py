@@ -48,6 +48,13 @@ class InvertedIndex:
         """Documents."""
         return len(self._starts) - 1
 
+    @property
+    def size(self) -> int:
+        """Bytes of both orders."""
+        by_document = (self._starts, self._terms, self._weights)
+        by_term = (self._term_starts, self._documents, self._term_weights)
+        return sum(int(array.nbytes) for array in (*by_document, *by_term))
+
     def rows(self, start: int, stop: int) -> csr_array:
         """The documents start … stop − 1 as (n, V)."""
         first, last = int(self._starts[start]), int(self._starts[stop])

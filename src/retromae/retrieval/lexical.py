@@ -17,10 +17,11 @@ import numpy.typing as npt
 import Stemmer
 
 from retromae.core.errors import UserError
-from retromae.core.files import replacing_folder, write_json
+from retromae.core.files import replacing_folder, restore, write_json
 from retromae.core.ranking import Run, id_ranks, top_k
 from retromae.text.collections import full_text
 from retromae.text.sources import Document
+from retromae.text.store import Passage
 
 # Snowball languages for which bm25s brings a list of stop words; the others keep all their words.
 _STOP_WORDS = frozenset(
@@ -41,7 +42,12 @@ class BM25:
 
     @classmethod
     def build(
-        cls, documents: Iterable[Document], *, language: str = "english", k1: float = 1.5, b: float = 0.75
+        cls,
+        documents: Iterable[Document | Passage],
+        *,
+        language: str = "english",
+        k1: float = 1.5,
+        b: float = 0.75,
     ) -> BM25:
         """Index documents in one pass; `language` is a Snowball name (english, german, …), or "none".
 
@@ -74,6 +80,7 @@ class BM25:
     def load(cls, folder: str | Path) -> BM25:
         """Open a saved index; its postings are memory-mapped."""
         folder = Path(folder)
+        restore(folder)
         try:
             settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
             index = bm25s.BM25.load(folder, mmap=True, show_progress=False)

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from retromae.core.errors import UserError
+from retromae.core.files import restore
 from retromae.models.loading import find_file, opening, read_config
 from retromae.retrieval.representation import DupMAERepresentation, as_sentence_transformer
 
@@ -35,6 +36,16 @@ _VOLATILE = {
 }
 
 
+def model_folder(source: str | Path) -> str:
+    """The folder of the model itself where `source` is a run's; anything else as it is."""
+    inner = Path(source) / "model"
+    restore(inner)
+    is_run = inner.is_dir() and not any(
+        (Path(source) / name).is_file() for name in ("config.json", "modules.json")
+    )
+    return str(inner) if is_run else str(source)
+
+
 def open_model(
     source: str | Path, *, pooling: PoolingMode | None, lexical_terms: int | None, device: str | None
 ) -> SentenceTransformer:
@@ -44,7 +55,7 @@ def open_model(
         raise UserError(f"pooling must be cls or mean, not {pooling!r}.")
     if device is None and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
         device = f"cuda:{os.environ['LOCAL_RANK']}"  # under torchrun every process has its own
-    name = str(source)
+    name = model_folder(source)
     modules = _stated_modules(name)
     if lexical_terms is not None or any(kind.startswith(_OURS) for kind in modules):
         return _open_representation(name, pooling, lexical_terms, stored=bool(modules), device=device)
@@ -115,7 +126,7 @@ def _set_pooling(model: SentenceTransformer, pooling: PoolingMode, name: str) ->
     poolers[0].pooling_mode = pooling
 
 
-def pooling_of(model: SentenceTransformer) -> str:
+def pooling_of(model: SentenceTransformer | CrossEncoder) -> str:
     """The pooling in words; "own" where the modules do something else."""
     modes = [module.pooling_mode for module in model if isinstance(module, Pooling)]
     if any(isinstance(module, DupMAERepresentation) for module in model):
@@ -123,15 +134,15 @@ def pooling_of(model: SentenceTransformer) -> str:
     return "+".join(str(mode) for mode in modes) if modes else "own"
 
 
-def fingerprint(model: SentenceTransformer, **settings: Any) -> str:
-    """32 hexadecimal digits that change whenever a vector would: weights, modules, vocabulary, `settings`.
+def fingerprint(model: SentenceTransformer | CrossEncoder, **settings: Any) -> str:
+    """32 hexadecimal digits that change whenever a vector or score would: weights, modules, vocabulary, `settings`.
 
     It does not depend on the folder, the machine or the device; so an index made elsewhere can be searched.
     """
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
-        if ".pooler." in name:  # BERT's own, which nobody reads; made up at random where a folder lacks it
-            continue
+        if ".pooler." in name and isinstance(model, SentenceTransformer):
+            continue  # BERT's own, which only cross-encoders read; made up at random where a folder lacks it
         tensor = value.detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
@@ -140,7 +151,7 @@ def fingerprint(model: SentenceTransformer, **settings: Any) -> str:
         "modules": [type(module).__name__ for module in model],
         "pooling": pooling_of(model),
         "terms": [module.terms for module in model if isinstance(module, DupMAERepresentation)],
-        "truncated to": model.truncate_dim,
+        "truncated to": getattr(model, "truncate_dim", None),
         "config": {k: v for k, v in config.to_diff_dict().items() if k not in _VOLATILE} if config else {},
         "vocabulary": sorted(model.tokenizer.get_vocab().items())
         if hasattr(model.tokenizer, "get_vocab")

@@ -98,6 +98,14 @@ class DupMAERepresentation(InputModule):
         module.heads, module.recipe = opened.heads, opened.recipe
         return module
 
+    @property
+    def is_reduced(self) -> bool:
+        """Is the dense half anything but [CLS] itself?"""
+        weight, bias = self.linear.weight, self.linear.bias
+        if self.dimension != self.backbone.hidden_size:
+            return True
+        return bool(bias.any() or (weight != torch.eye(self.dimension, device=weight.device)).any())
+
     def fit_pca(self, states: npt.NDArray[Any], dimension: int) -> None:
         """Make the linear map the projection on the `dimension` main axes of [CLS] states (n, d) about their mean.
 
@@ -213,6 +221,11 @@ class DupMAERepresentation(InputModule):
 def as_sentence_transformer(module: DupMAERepresentation, device: str | None = None) -> SentenceTransformer:
     """The module as a model that trains, encodes and saves like any other."""
     return SentenceTransformer(modules=[module], similarity_fn_name="dot", device=device)
+
+
+def representation_of(model: SentenceTransformer) -> DupMAERepresentation | None:
+    """The module of a model that has DupMAE's two halves."""
+    return next((module for module in model if isinstance(module, DupMAERepresentation)), None)
 
 
 def principal_axes(

@@ -4,7 +4,7 @@
             shard-00000/dense.npy         (n, d) float32 or float16
                         starts.npy terms.npy weights.npy    the lexical half in rows, where there is one
                         passages.arrow    ids, titles, texts
-                        shard.json        documents, digest of their ids and texts, sizes of the files
+                        shard.json        documents, those that were cut, digest of ids and texts, sizes of the files
 
 A shard folder appears by renaming. Everything large is memory-mapped.
 """
@@ -26,11 +26,12 @@ from scipy.sparse import csr_array, vstack
 
 from retromae.core.errors import UserError
 from retromae.core.files import replacing_folder, write_json
-from retromae.retrieval.vectors import Vectors
+from retromae.retrieval.vectors import Floats, Vectors
 from retromae.text.store import Passage, Passages, write_passages
 
 Precision = Literal["float32", "float16"]
 MANIFEST = "vectors.json"
+_PIECE = 1 << 22  # numbers of dense vectors that are held at once: 16 MiB
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,11 @@ def digest_of(documents: Sequence[Passage]) -> str:
     return digest.hexdigest()
 
 
+def cut_of(vectors: Vectors) -> int:
+    """How many of the texts were too long and cut, as far as anybody looked."""
+    return 0 if vectors.cut is None else int(vectors.cut.sum())
+
+
 def write_shard(
     folder: Path, shard: int, vectors: Vectors, documents: Sequence[Passage], dtype: Precision
 ) -> None:
@@ -109,7 +115,8 @@ def write_shard(
             np.save(temporary / f"{name}.npy", array)
         write_passages(temporary / "passages.arrow", [documents])
         sizes = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
-        facts = {"documents": len(documents), "digest": digest_of(documents), "files": sizes}
+        facts = {"documents": len(documents), "cut": cut_of(vectors), "digest": digest_of(documents)}
+        facts["files"] = sizes
         write_json(temporary / "shard.json", facts)
 
 
@@ -143,6 +150,13 @@ class Shard:
     def dense(self) -> npt.NDArray[Any]:
         """(n, d) in the type it was stored in."""
         return self._array("dense")
+
+    def pieces(self) -> Iterator[Floats]:
+        """The dense vectors in order, some at a time."""
+        dense = self.dense
+        step = max(1, _PIECE // dense.shape[1])
+        for start in range(0, len(dense), step):
+            yield np.ascontiguousarray(dense[start : start + step], dtype=np.float32)
 
     @property
     def has_lexical(self) -> bool:
@@ -196,15 +210,46 @@ class VectorStore:
     def ids(self) -> list[str]:
         return [text for shard in self.shards() for text in shard.passages.ids]
 
+    def pieces(self) -> Iterator[Floats]:
+        """All dense vectors in order, some at a time."""
+        for shard in self.shards():
+            yield from shard.pieces()
+
+    def longest(self) -> float:
+        """The length of the longest dense vector; one that is not finite is refused."""
+        longest = 0.0
+        for shard in self.shards():
+            seen = 0
+            for piece in shard.pieces():
+                lengths = np.linalg.norm(piece.astype(np.float64), axis=1)
+                if not np.isfinite(lengths).all():
+                    document = shard.passages[seen + int(np.flatnonzero(~np.isfinite(lengths))[0])]
+                    raise UserError(
+                        f"the vector of document {document.id!r} in {shard.folder} holds NaN or infinity."
+                    )
+                longest, seen = max(longest, float(lengths.max())), seen + len(piece)
+        return longest
+
+    def copy_dense(self, path: Path) -> None:
+        """All dense vectors as one file, (n, d) in the type that they are stored in."""
+        shape = (len(self), self.manifest.dimension)
+        whole = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(self.manifest.dtype), shape=shape)
+        for shard in self.shards():
+            whole[shard.first : shard.first + len(shard)] = shard.dense
+        whole.flush()
+
+    def lexical_of(self, shard: Shard) -> csr_array | None:
+        """(n, V): the lexical half of one shard, where there is one."""
+        if self.manifest.vocabulary is None:
+            return None
+        starts, terms, weights = shard.lexical_parts
+        return csr_array((weights, terms, starts), shape=(len(shard), self.manifest.vocabulary))
+
     def vectors(self) -> Vectors:
         """Everything in memory: for small corpora."""
         dense = [np.asarray(shard.dense, dtype=np.float32) for shard in self.shards()]
         lexical = None
         if self.manifest.vocabulary is not None:
-            rows = [
-                csr_array((weights, terms, starts), shape=(len(starts) - 1, self.manifest.vocabulary))
-                for starts, terms, weights in (shard.lexical_parts for shard in self.shards())
-            ]
-            lexical = vstack(rows, format="csr")
+            lexical = vstack([self.lexical_of(shard) for shard in self.shards()], format="csr")
         joined = np.concatenate([*dense, np.empty((0, self.manifest.dimension), np.float32)])
         return Vectors(joined, lexical, self.manifest.fingerprint)

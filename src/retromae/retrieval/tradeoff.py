@@ -1,4 +1,4 @@
-"""What an index gives up for speed and size: recall against flat, latency, bytes, as figures and as a drawing."""
+"""What an index gives up for speed and size: recall against exact search, latency, bytes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.sparse import vstack
 
 from retromae.core.errors import UserError
 from retromae.core.files import replacing
@@ -28,6 +29,11 @@ SWEEPS: dict[Kind, list[dict[str, int]]] = {
 }
 
 
+# With a lexical half the score is the sum of both: exact, or of so many candidates of each half.
+HYBRID_SWEEPS: dict[Kind, list[dict[str, int]]] = {
+    "flat": [{}, {"depth": 100}, {"depth": 1000}],
+    "hnsw": [{"depth": 100}, {"depth": 1000}],
+}
 COLUMNS = ("kind", "recall", "p50 ms", "p99 ms", "MiB", "build s")
 
 
@@ -37,29 +43,37 @@ class Figures:
 
     kind: str
     parameters: dict[str, int]
-    recall: float  # share of flat's first k that are found
+    recall: float  # share of the exact first k that are found
     p50: float  # milliseconds of one query
     p99: float
-    bytes: int  # of the index, without the whole vectors that candidates are scored again with
+    bytes: int  # of the index, both halves, without whole vectors that candidates are scored again with
     build_seconds: float
 
 
 def near(store: VectorStore, count: int, seed: int = 0) -> Vectors:
-    """Stand-ins for queries: documents spread over the corpus, with noise of half their length added."""
+    """Stand-ins for queries: documents spread over the corpus, with noise of half their length added.
+
+    A lexical half is the document's own, its weights changed by the same amount.
+    """
     draws = np.random.default_rng([seed, 1])
-    rows = []
+    rows, lexical = [], []
     for shard in store.shards():
         dense = shard.dense
         wanted = draws.choice(
             len(dense), size=min(len(dense), -(-count // store.manifest.shards)), replace=False
         )
         rows.append(np.asarray(dense[np.sort(wanted)], dtype=np.float32))
+        if (terms := store.lexical_of(shard)) is not None:
+            lexical.append(terms[np.sort(wanted)])
     points = np.concatenate(rows)[:count]
     noise = draws.standard_normal(points.shape, dtype=np.float32)
     noise *= (
         0.5 * np.linalg.norm(points, axis=1, keepdims=True) / np.linalg.norm(noise, axis=1, keepdims=True)
     )
-    return Vectors(points + noise, None, store.manifest.fingerprint)
+    terms = vstack(lexical, format="csr")[:count] if lexical else None
+    if terms is not None:
+        terms.data = terms.data * (1 + 0.5 * draws.standard_normal(len(terms.data), dtype=np.float32))
+    return Vectors(points + noise, terms, store.manifest.fingerprint)
 
 
 def rows_of(figures: Sequence[Figures]) -> list[list[str]]:
@@ -86,49 +100,52 @@ def measure(
     build: Mapping[Kind, Mapping[str, Any]] | None = None,
     folder: str | Path | None = None,
 ) -> list[Figures]:
-    """Build each kind over the dense vectors of `store`, search it query by query, and compare with flat.
+    """Build each kind over the vectors of `store`, search it query by query, and compare with exact search.
 
-    `build` holds parameters of the kinds' construction. Indexes are written below `folder`, or a temporary one,
-    one after another.
+    `sweeps` holds the search parameters of each kind, and for a store with a lexical half `depth`; `build` holds
+    parameters of the kinds' construction. Indexes are written below `folder`, or a temporary one.
     """
     if not len(queries):
         raise UserError("there is no query to measure with.")
-    if store.manifest.vocabulary is not None:
-        raise UserError(
-            "the trade-off is measured on dense vectors; encode the corpus without a lexical half."
-        )
+    chosen = sweeps or (SWEEPS if store.manifest.vocabulary is None else HYBRID_SWEEPS)
     figures: list[Figures] = []
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        flat = build_index(store, Path(temporary) / "flat")
+        flat, flat_seconds = _built(store, Path(temporary) / "flat", "flat", {})
         truth = flat.search(queries, k).places
-        for kind, settings in (sweeps or SWEEPS).items():
-            start = time.perf_counter()
-            path = Path(temporary) / "index"
-            build_index(store, path, kind, **(build or {}).get(kind, {}))
-            seconds = time.perf_counter() - start
+        for kind, settings in chosen.items():
+            index, seconds = flat, flat_seconds
+            if kind != "flat":
+                path = Path(temporary) / "index"  # one after another in the same place
+                index, seconds = _built(store, path, kind, (build or {}).get(kind, {}))
             for parameters in settings:
-                figures.append(
-                    _measured(VectorIndex(path, **parameters), parameters, queries, truth, seconds)
-                )
+                figures.append(_measured(index.folder, parameters, queries, truth, seconds))
     return figures
 
 
+def _built(
+    store: VectorStore, path: Path, kind: str, parameters: Mapping[str, Any]
+) -> tuple[VectorIndex, float]:
+    """The index and the seconds that it took."""
+    start = time.perf_counter()
+    return build_index(store, path, kind, **parameters), time.perf_counter() - start
+
+
 def _measured(
-    index: VectorIndex, parameters: Mapping[str, int], queries: Vectors, truth: Any, seconds: float
+    folder: Path, parameters: Mapping[str, int], queries: Vectors, truth: Any, seconds: float
 ) -> Figures:
-    k = truth.shape[1]
-    index.search(queries.rows(slice(0, 1)), k)  # pages are read, threads are started
+    k, depth = truth.shape[1], parameters.get("depth")
+    index = VectorIndex(folder, **{name: value for name, value in parameters.items() if name != "depth"})
+    index.search(queries.rows(slice(0, 1)), k, depth=depth)  # pages are read, threads are started
     times, hits = [], 0
     for row in range(len(queries)):
         query = queries.rows(slice(row, row + 1))
         start = time.perf_counter()
-        found = index.search(query, k)
+        found = index.search(query, k, depth=depth)
         times.append(1e3 * (time.perf_counter() - start))
         hits += len(np.intersect1d(found.places[0], truth[row]))
-    p50, p99 = np.percentile(times, [50, 99])
-    return Figures(
-        index.kind, dict(parameters), hits / truth.size, float(p50), float(p99), index.size, seconds
-    )
+    p50, p99 = (float(value) for value in np.percentile(times, [50, 99]))
+    size = index.size + (index.lexical.size if index.lexical is not None else 0)
+    return Figures(index.kind, dict(parameters), hits / truth.size, p50, p99, size, seconds)
 
 
 def draw(figures: Sequence[Figures], path: str | Path, *, title: str = "") -> None:

@@ -20,6 +20,7 @@ class Vectors:
     dense: Floats  # (n, d)
     lexical: csr_array | None  # (n, V) float32: DupMAE's term weights
     fingerprint: str  # of the encoder
+    cut: npt.NDArray[np.bool_] | None = None  # (n,) was the text too long and cut? None: nobody looked
 
     def __len__(self) -> int:
         return len(self.dense)
@@ -27,7 +28,8 @@ class Vectors:
     def rows(self, which: slice | npt.NDArray[Any]) -> Vectors:
         """Some of the rows."""
         lexical = None if self.lexical is None else self.lexical[which]
-        return Vectors(self.dense[which], lexical, self.fingerprint)
+        cut = None if self.cut is None else self.cut[which]
+        return Vectors(self.dense[which], lexical, self.fingerprint, cut)
 
 
 class Explanation(NamedTuple):

@@ -24,13 +24,14 @@ import numpy as np
 from retromae.core.errors import UserError
 from retromae.text.layouts import Qrels, layout
 from retromae.text.sources import Document
+from retromae.text.store import Passage, joined
 
 OnError = Literal["raise", "warn"]
 
 
-def full_text(document: Document) -> str:
+def full_text(document: Document | Passage) -> str:
     """What encoders and BM25 read: the title and the text, a space between them."""
-    return f"{document.title} {document.text}" if document.title else document.text
+    return joined(document.title, document.text)
 
 
 @dataclass(frozen=True)

@@ -24,25 +24,33 @@ Parts = tuple[Callable[[], Iterator[Document]], dict[str, str], Qrels, dict[str,
 def corpus_reader(folder: str | Path) -> Callable[[], Iterator[Document]] | None:
     """The corpus alone of a folder in one of the layouts, read anew at every call; None for another folder."""
     found = _layout_of(Path(folder))
-    return None if found is None else partial(_READERS[found], _need(Path(folder), found))
+    return None if found is None else partial(_READERS[found], need_file(Path(folder), found))
 
 
 def _layout_of(folder: Path) -> str | None:
     """The name of the corpus' file, by which a layout is known."""
-    return next(
-        (name for name in ("corpus.jsonl", "collection.tsv", "psgs_w100.tsv") if _find(folder, name)), None
-    )
+    return next((name for name in _FILES if _find(folder, name)), None)
 
 
-def layout(folder: Path) -> Callable[[Path, str], Parts]:
-    """What reads this folder: (folder, split) → its parts."""
+def _known_layout(folder: Path) -> str:
     found = _layout_of(folder)
     if found is None:
         raise UserError(
             f"{folder} holds no collection: expected corpus.jsonl (BEIR), collection.tsv (MS MARCO) or "
             "psgs_w100.tsv (DPR), plain or .gz."
         )
-    return _LAYOUTS[found]
+    return found
+
+
+def layout(folder: Path) -> Callable[[Path, str], Parts]:
+    """What reads this folder: (folder, split) → its parts."""
+    return _LAYOUTS[_known_layout(folder)]
+
+
+def files_of(folder: Path, split: str) -> list[Path]:
+    """The files that a split is read from: the corpus, then the queries, then the judgements if it has any."""
+    corpus = _known_layout(folder)
+    return [need_file(folder, name.format(split=split)) for name in (corpus, *_FILES[corpus])]
 
 
 def _beir_corpus(path: Path) -> Iterator[Document]:
@@ -69,18 +77,23 @@ def _dpr_corpus(path: Path) -> Iterator[Document]:
 
 
 def _document(identifier: str, title: str, text: str, path: Path, number: int) -> Document:
-    try:
-        f"{identifier}{title}{text}".encode()
-    except UnicodeEncodeError:  # JSON can spell \ud800, which no tokenizer and no file takes
-        raise UserError(
-            f"{path}:{number}: the document holds half a surrogate pair, which is no character; remove it."
-        ) from None
+    refuse_surrogates(f"{identifier}{title}{text}", f"{path}:{number}", "document")
     return Document(identifier, title, text, str(path), number)
 
 
+def refuse_surrogates(text: str, where: str, what: str) -> None:
+    """JSON can spell \\ud800, which no tokenizer and no file takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{where}: the {what} holds half a surrogate pair, which is no character; remove it."
+        ) from None
+
+
 def _beir(folder: Path, split: str) -> Parts:
-    corpus, listing = _need(folder, "corpus.jsonl"), _need(folder, "queries.jsonl")
-    qrels = read_qrels(_need(folder, f"qrels/{split}.tsv"))
+    corpus, listing, judged = files_of(folder, split)
+    qrels = read_qrels(judged)
     texts: dict[str, str] = {}
     answers: dict[str, list[str]] = {}
     for number, row in _json_lines(listing):
@@ -93,16 +106,20 @@ def _beir(folder: Path, split: str) -> Parts:
 
 
 def _marco(folder: Path, split: str) -> Parts:
-    corpus, listing = _need(folder, "collection.tsv"), _need(folder, f"queries.{split}.tsv")
-    qrels = read_qrels(_need(folder, f"qrels.{split}.tsv"))
+    corpus, listing, judged = files_of(folder, split)
+    return partial(_marco_corpus, corpus), read_queries(listing), read_qrels(judged), {}
+
+
+def read_queries(listing: Path) -> dict[str, str]:
+    """Query texts as MS MARCO ships them: an id, a tab, the text."""
     texts: dict[str, str] = {}
     for number, query, text in _tsv_pairs(listing):
         _add_query(texts, query, text, listing, number)
-    return partial(_marco_corpus, corpus), texts, qrels, {}
+    return texts
 
 
 def _dpr(folder: Path, split: str) -> Parts:
-    corpus, listing = _need(folder, "psgs_w100.tsv"), _need(folder, f"nq-{split}.qa.csv")
+    corpus, listing = files_of(folder, split)
     texts: dict[str, str] = {}
     answers: dict[str, list[str]] = {}
     for number, row in _csv_rows(listing):
@@ -115,6 +132,12 @@ def _dpr(folder: Path, split: str) -> Parts:
     return partial(_dpr_corpus, corpus), texts, {}, answers
 
 
+# What a layout has beside its corpus, by the name of the corpus' file
+_FILES = {
+    "corpus.jsonl": ("queries.jsonl", "qrels/{split}.tsv"),
+    "collection.tsv": ("queries.{split}.tsv", "qrels.{split}.tsv"),
+    "psgs_w100.tsv": ("nq-{split}.qa.csv",),
+}
 _READERS = {"corpus.jsonl": _beir_corpus, "collection.tsv": _marco_corpus, "psgs_w100.tsv": _dpr_corpus}
 _LAYOUTS = {"corpus.jsonl": _beir, "collection.tsv": _marco, "psgs_w100.tsv": _dpr}
 
@@ -122,6 +145,7 @@ _LAYOUTS = {"corpus.jsonl": _beir, "collection.tsv": _marco, "psgs_w100.tsv": _d
 def _add_query(texts: dict[str, str], query: str, text: str, listing: Path, number: int) -> None:
     if query in texts:
         raise UserError(f"{listing}:{number}: the query id {query!r} occurs twice; ids must be unique.")
+    refuse_surrogates(f"{query}{text}", f"{listing}:{number}", "query")
     texts[query] = text
 
 
@@ -134,7 +158,7 @@ def read_qrels(path: str | Path) -> Qrels:
     A header line is skipped. Columns are separated by tabs, or by any white space where a line has no tab.
     """
     qrels: Qrels = {}
-    for number, line in _lines(Path(path)):
+    for number, line in numbered_lines(Path(path)):
         columns = line.split("\t") if "\t" in line else line.split()
         if not columns:
             continue
@@ -158,7 +182,8 @@ def _find(folder: Path, name: str) -> Path | None:
     return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
 
 
-def _need(folder: Path, name: str) -> Path:
+def need_file(folder: Path, name: str) -> Path:
+    """The file, plain or gzip; if there is none, the refusal names what lies beside it."""
     found = _find(folder, name)
     if found:
         return found
@@ -167,7 +192,7 @@ def _need(folder: Path, name: str) -> Path:
     raise UserError(f"there is no {folder / name}{beside}.")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """The numbered lines of a UTF-8 file, plain or gzip; the first that cannot be read is refused."""
     for number, line in lines_of(path, LINE_LIMIT):
         if isinstance(line, Problem):
@@ -176,7 +201,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         if line.strip():
             try:
                 row = json.loads(line)
@@ -195,7 +220,7 @@ def _id(row: dict[str, Any], path: Path, number: int) -> str:
 
 
 def _tsv_pairs(path: Path) -> Iterator[tuple[int, str, str]]:
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         first, tab, rest = line.partition("\t")
         if not tab:
             raise UserError(f"{path}:{number}: there is no tab; expected an id, a tab, and the text.")
@@ -204,4 +229,4 @@ def _tsv_pairs(path: Path) -> Iterator[tuple[int, str, str]]:
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     csv.field_size_limit(sys.maxsize)
-    yield from enumerate(csv.reader((f"{line}\n" for _, line in _lines(path)), delimiter="\t"), 1)
+    yield from enumerate(csv.reader((f"{line}\n" for _, line in numbered_lines(path)), delimiter="\t"), 1)

@@ -179,8 +179,8 @@ def _row_record(row: list[str], names: list[str] | None, file: str, line: int) -
     return dict(zip(names, row, strict=True))
 
 
-def parquet_records(path: Path, meter: Meter | None, fields: Fields) -> Iterator[Record]:
-    """Rows of a parquet file, a few hundred at a time; only the columns that are needed."""
+def parquet_records(path: Path, meter: Meter | None, fields: Fields | None) -> Iterator[Record]:
+    """Rows of a parquet file, a few hundred at a time; only the columns of the fields, or all for None."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -189,8 +189,10 @@ def parquet_records(path: Path, meter: Meter | None, fields: Fields) -> Iterator
     try:
         with pq.ParquetFile(path) as file:
             rows, size = file.metadata.num_rows, path.stat().st_size
-            wanted = {*fields.ids, *fields.titles, *fields.texts}
-            columns = [name for name in file.schema_arrow.names if name in wanted]
+            columns = file.schema_arrow.names
+            if fields is not None:
+                wanted = {*fields.ids, *fields.titles, *fields.texts}
+                columns = [name for name in columns if name in wanted]
             if not columns:
                 there = ", ".join(file.schema_arrow.names[:12])
                 sentence = f"there is no text column (there: {there}); name it with --text-field."

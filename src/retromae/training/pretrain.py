@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,10 +13,10 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils.logging import disable_progress_bar
 
 from retromae.core import distributed
-from retromae.core.config import read_yaml, write_yaml
+from retromae.core.config import write_yaml
 from retromae.core.errors import UserError
-from retromae.core.files import replacing_folder
-from retromae.core.runs import RunFolder, facts_about_here
+from retromae.core.files import replacing_folder, restore
+from retromae.core.runs import Outcome, RunFolder, facts_about_here
 from retromae.models.checkpoint import Checkpoint
 from retromae.objectives import Batch, Objective
 from retromae.text.rows import Rows
@@ -27,77 +25,26 @@ from retromae.training.callbacks import Interruption, Stopping, Watching
 from retromae.training.heldout import default_share, split
 from retromae.training.judge import Judge
 from retromae.training.schedule import Clock
+from retromae.training.session import last_metrics, prepare_folder, required
 from retromae.training.settings import FREE, Resolved
 from retromae.training.start import build_objective, open_start
 from retromae.training.trainer import PretrainTrainer, read_state
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a call of `pretrain` ended with."""
-
-    output_dir: Path
-    steps: int
-    finished: bool  # False: interrupted; `signal` says by what, and --resume goes on
-    signal: int | None
-    metrics: dict[str, float]  # the last measurement on held-out rows
 
 
 def pretrain(settings: Resolved, *, resume: bool = False, console: Console | None = None) -> Outcome:
     """Pre-train as `settings` say and leave a run folder; with `resume` go on where one was interrupted."""
     disable_progress_bar()  # type: ignore[no-untyped-call]  # of transformers, for every file it writes
     config = settings.run
-    run = RunFolder(_required(config.output_dir, "output_dir"))
+    run = RunFolder(required(config.output_dir, "output_dir"))
     distributed.start()
-    checkpoint = distributed.first_decides(lambda: _prepare_folder(run, settings, resume))
+    checkpoint = distributed.first_decides(lambda: prepare_folder(run, settings.flat(), FREE, resume=resume))
     if run.read_manifest().get("finished"):
-        return Outcome(run.path, int(run.read_manifest()["steps"]), True, None, _last_metrics(run))
-    rows = Rows.open(_required(config.rows, "rows"))
+        return Outcome(run.path, int(run.read_manifest()["steps"]), True, None, last_metrics(run))
+    rows = Rows.open(required(config.rows, "rows"))
     torch.manual_seed(config.seed)  # fresh weights
     start = open_start(config, rows)
     objective = build_objective(settings, start)
     return _Session(settings, run, rows, start, objective, console).train(checkpoint)
-
-
-def _required(value: str, name: str) -> str:
-    if not value:
-        raise UserError(f"Please say {name}: give --{name} or write it into the settings file.")
-    return value
-
-
-def _prepare_folder(run: RunFolder, settings: Resolved, resume: bool) -> Path | None:
-    """Check that this run may write here; gives the checkpoint to go on from."""
-    if run.used and not resume:
-        raise UserError(
-            f"'{run.path}' already holds a run; add --resume to go on with it, or choose another output_dir."
-        )
-    if run.used:
-        _same_settings(run, settings)
-    elif run.path.exists() and any(run.path.iterdir()):
-        raise UserError(f"'{run.path}' is not empty and holds no run of ours; choose another output_dir.")
-    return run.latest()
-
-
-def _same_settings(run: RunFolder, settings: Resolved) -> None:
-    before, now = read_yaml(run.config), settings.flat()
-    changed = [name for name in now if name not in FREE and before.get(name) != now[name]]
-    if changed:
-        differences = "; ".join(f"{name} was {before.get(name)!r}, is {now[name]!r}" for name in changed)
-        raise UserError(
-            f"'{run.path}' was started with other settings ({differences}); "
-            "resume with the same ones, or choose another output_dir."
-        )
-
-
-def _last_metrics(run: RunFolder) -> dict[str, float]:
-    """The last evaluation that the run logged."""
-    if not run.metrics.is_file():
-        return {}
-    for line in reversed(run.metrics.read_text(encoding="utf-8").splitlines()):
-        record = json.loads(line)
-        if any(name.startswith("eval_") for name in record):
-            return {n.removeprefix("eval_"): v for n, v in record.items() if n.startswith("eval_")}
-    return {}
 
 
 class _Session:
@@ -277,6 +224,7 @@ class _Session:
         if len(self.held_out) and trainer.kept.get("measured_at") != steps:
             trainer.evaluate()
         if distributed.writes():
+            restore(self.run.best)
             if self.config.keep_best and self.run.best.is_dir():
                 with replacing_folder(
                     self.run.model

@@ -1,4 +1,4 @@
-"""The one subclass of transformers.Trainer.
+"""The trainer of pre-training.
 
 transformers gives mixed precision, compilation, DDP and FSDP, logging integrations and the loop. Ours is what makes
 a run a pure function of its settings and step:
@@ -6,15 +6,12 @@ a run a pure function of its settings and step:
 * batches come from a `BatchPlan`, named by step, so nothing is skipped or replayed on resuming;
 * an objective's masks are drawn from (seed, epoch, row), and the items of a whole optimiser step are counted over
   all its micro-batches and processes before the first forward pass, so that means are exact;
-* dropout is seeded anew for every forward pass from (seed, step, micro-batch, rank). That is its answer to
-  resuming: no generator state is saved, and none is needed;
-* a checkpoint takes its final name only when it is whole.
+* checkpoints are whole and dropout is seeded (`Resumable`).
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -27,11 +24,11 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
 from retromae.core import distributed
-from retromae.core.draws import Stream, key
 from retromae.core.errors import UserError
 from retromae.core.files import write_json
 from retromae.core.runs import RunFolder
 from retromae.objectives import Batch, Drawn, Objective
+from retromae.training.checkpoints import Resumable
 from retromae.training.schedule import Clock
 
 STATE_NAME = "retromae_state.json"
@@ -46,7 +43,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 Evaluate = Callable[[Objective], dict[str, float]]
 
 
-class PretrainTrainer(Trainer):
+class PretrainTrainer(Resumable, Trainer):
     """Trains an `Objective` on micro-batches that come in order from `batches(first_step)`."""
 
     def __init__(
@@ -74,7 +71,6 @@ class PretrainTrainer(Trainer):
         self._batches = batches
         self._evaluate_with = evaluate
         self._after_evaluation = after_evaluation
-        self._staging: Path | None = None
         self._sums: dict[str, Tensor] = {}  # parts of the loss since the last logging, on the device
         self._logged_at = 0  # the step of the last logging
         self._unchecked: tuple[Tensor, Batch] | None = None
@@ -116,7 +112,7 @@ class PretrainTrainer(Trainer):
     ) -> Tensor:
         batch, drawn = cast(tuple[Batch, Drawn], inputs)
         model.train()
-        self._seed_dropout()
+        self.seed_dropout(self.objective.seed)
         with self.compute_loss_context_manager():
             parts = model(batch, drawn, num_items_in_batch)
         # Processes average their gradients; the parts are already shares of the step's mean.
@@ -125,18 +121,6 @@ class PretrainTrainer(Trainer):
         self.accelerator.backward(loss)
         self._keep_parts(parts)
         return loss.detach()
-
-    def _seed_dropout(self) -> None:
-        micro = self._micro = getattr(self, "_micro", -1) + 1
-        torch.manual_seed(
-            key(
-                self.objective.seed,
-                int(Stream.DROPOUT),
-                self.state.global_step,
-                micro % self.args.gradient_accumulation_steps,
-                distributed.rank(),
-            )
-        )
 
     def _check_finite(self, loss: Tensor, batch: Batch) -> None:
         """Stop at a loss that is no number. On an accelerator the previous step's loss is looked at, so that the
@@ -208,34 +192,14 @@ class PretrainTrainer(Trainer):
 
     # -- checkpoints --------------------------------------------------------------------------------------------
 
-    def _get_output_dir(self, trial: Any = None) -> str:
-        return str(self._staging or self.run.path)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
-        """Written under a hidden name by all processes, then renamed by one."""
-        final = self.run.checkpoint(self.state.global_step)
-        if final.exists():
-            return
-        staging = self.run.path / f".{final.name}"
-        self._staging = staging
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._staging = None
-        written = staging / final.name
-        distributed.barrier()
-        if self.args.should_save:
-            self.kept |= {
-                "step": self.state.global_step,
-                "tokens_seen": self.tokens_seen,
-                "seconds": self.clock.seconds(),
-                "batches_per_step": self.args.world_size * self.args.gradient_accumulation_steps,
-            }
-            write_json(written / STATE_NAME, self.kept)
-            os.replace(written, final)
-            staging.rmdir()
-            self.run.keep_last(self.args.save_total_limit or 2)
-        distributed.barrier()
+    def complete_checkpoint(self, folder: Path) -> None:
+        self.kept |= {
+            "step": self.state.global_step,
+            "tokens_seen": self.tokens_seen,
+            "seconds": self.clock.seconds(),
+            "batches_per_step": self.args.world_size * self.args.gradient_accumulation_steps,
+        }
+        write_json(folder / STATE_NAME, self.kept)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self._get_output_dir())
@@ -244,12 +208,6 @@ class PretrainTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_model(self.objective, Path(resume_from_checkpoint) / WEIGHTS_NAME)
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        """Nothing to save: see the module's note on dropout."""
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Nothing was saved."""
 
     def take_weights(self, checkpoint: Path) -> None:
         """Be where the checkpoint was, without training on."""

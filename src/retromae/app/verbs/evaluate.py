@@ -9,13 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from retromae.app import reports
-from retromae.app.encoders import EncoderSettings
+from retromae.app.encoders import CorpusEncoderSettings
 from retromae.app.evaluate import EvaluateConfig, evaluate
 from retromae.app.flags import PrintConfig, SettingsFile, console, split_settings, with_flags
 from retromae.core.config import options, to_dict, to_yaml
 
 
-@with_flags({"evaluation": options(EvaluateConfig), "encoder (of MODEL)": options(EncoderSettings)})
+@with_flags({"evaluation": options(EvaluateConfig), "encoder (of MODEL)": options(CorpusEncoderSettings)})
 def command(
     model: Annotated[str, typer.Argument(help="model, bm25 or a TREC run; NAME=… names it in the tables")],
     flags: dict[str, Any],
@@ -23,7 +23,7 @@ def command(
     print_config: PrintConfig = False,
 ) -> None:
     """Measure a retriever: figures with intervals, paired tests against others, per-query values kept."""
-    config, encoder = split_settings(flags, settings, EvaluateConfig, EncoderSettings)
+    config, encoder = split_settings(flags, settings, EvaluateConfig, CorpusEncoderSettings)
     everything = {"model": model, **to_dict(config), **to_dict(encoder)}
     if print_config:
         return console.print(to_yaml(everything), highlight=False, markup=False)

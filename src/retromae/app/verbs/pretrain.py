@@ -6,9 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from retromae.app.flags import PrintConfig, Recipe, console, errors, find_recipe, with_flags
+from retromae.app.flags import PrintConfig, Recipe, console, ended, find_recipe, with_flags
 from retromae.core.config import Option, options, read_yaml, to_yaml
-from retromae.core.distributed import writes
 from retromae.core.errors import UserError
 from retromae.objectives import available, load
 from retromae.training.settings import PretrainConfig, resolve, with_objective
@@ -53,18 +52,4 @@ def command(
         return console.print(to_yaml(settings.flat()), highlight=False, markup=False)
     from retromae.training.pretrain import pretrain
 
-    outcome = pretrain(settings, resume=resume, console=console)
-    if not outcome.finished:
-        if writes():
-            errors.print(
-                f"Stopped at step {outcome.steps}; a checkpoint is written. "
-                "Go on with the same command and --resume.",
-                highlight=False,
-            )
-        raise typer.Exit(128 + (outcome.signal or 0))
-    if writes():
-        console.print(
-            f"Finished after {outcome.steps} steps: {outcome.output_dir / 'model'}",
-            highlight=False,
-            soft_wrap=True,
-        )
+    ended(pretrain(settings, resume=resume, console=console))

@@ -1,0 +1,208 @@
+"""Several verbs in a row, from one file: what is finished is skipped, what was interrupted goes on.
+
+    output_dir: runs/supervised
+    pairs: data/mine
+    stages:
+      - name: dpr
+        verb: finetune
+        model: runs/a               # a verb's own argument, by its name
+        pairs: ${pairs}             # a value from above
+      - name: negatives
+        verb: mine
+        model: ${dpr}               # the folder of an earlier stage
+        pairs: ${pairs}
+
+Every stage has a folder of its name in `output_dir`. `pipeline.json` there says which are finished, and with which
+settings: a stage whose settings have changed is not taken for finished, and neither is one that builds on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from retromae.app.verbs import VERBS, command_of
+from retromae.core import distributed
+from retromae.core.config import unknown_key
+from retromae.core.errors import UserError
+from retromae.core.files import write_json
+
+STATE = "pipeline.json"
+_REFERENCE = re.compile(r"\$\{(\w+)\}")
+_OWN = ("name", "verb")
+_OUTPUTS = ("output_dir", "out")  # what verbs call their folder
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One verb with its settings. `fingerprint` covers the settings of the stages that it builds on, too."""
+
+    name: str
+    verb: str
+    settings: dict[str, Any]
+    folder: Path
+    fingerprint: str
+
+
+class Pipeline:
+    """The stages of a file, in order."""
+
+    def __init__(self, values: Mapping[str, Any], where: str) -> None:
+        self.where = where
+        given = {name: value for name, value in values.items() if name != "stages"}
+
+        def other(wanted: str) -> Any:
+            if wanted not in given:
+                raise unknown_key(wanted, given, where)
+            return given[wanted]
+
+        top = {name: resolve(value, other) for name, value in given.items()}
+        if not top.get("output_dir"):
+            raise UserError(f"{where}: say output_dir, the folder that the stages' folders are made in.")
+        self.folder = Path(str(top["output_dir"]))
+        stages = values.get("stages")
+        if not isinstance(stages, list) or not stages or not all(isinstance(entry, dict) for entry in stages):
+            raise UserError(f"{where}: 'stages' must be a list, each with a name, a verb and its settings.")
+        self.stages: list[Stage] = []
+        for entry in stages:
+            self.stages.append(self._stage(entry, top))
+
+    def _stage(self, entry: Mapping[str, Any], top: Mapping[str, Any]) -> Stage:
+        name, verb = str(entry.get("name", "")), str(entry.get("verb", ""))
+        if not re.fullmatch(r"[A-Za-z]\w*", name) or name in top or name in {s.name for s in self.stages}:
+            raise UserError(
+                f"{self.where}: a stage is called {name!r}; give each a name of letters, digits and _ of its own."
+            )
+        if verb not in VERBS or verb == "pipeline":
+            raise unknown_key(verb, set(VERBS) - {"pipeline"}, f"{self.where}, stage {name}")
+        folders = {stage.name: stage for stage in self.stages}
+        used: list[str] = []
+
+        def value_of(wanted: str) -> Any:
+            if wanted in folders:
+                used.append(folders[wanted].fingerprint)
+                return str(folders[wanted].folder)
+            if wanted in top:
+                return top[wanted]
+            raise unknown_key(wanted, {*folders, *top}, f"{self.where}, stage {name}")
+
+        settings = {
+            str(key).replace("-", "_"): resolve(value, value_of)
+            for key, value in entry.items()
+            if key not in _OWN
+        }
+        text = json.dumps([verb, settings, sorted(used)], sort_keys=True, default=str)
+        fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return Stage(name, verb, settings, self.folder / name, fingerprint)
+
+    # -- running ------------------------------------------------------------------------------------------------
+
+    def finished(self) -> dict[str, str]:
+        """Finished stages and the fingerprints that they had."""
+        path = self.folder / STATE
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+    def states(self) -> list[tuple[Stage, str]]:
+        """Every stage and what will be done: finished, changed, resumed, to do."""
+        done = self.finished()
+
+        def state(stage: Stage) -> str:
+            if stage.name in done:
+                return "finished" if done[stage.name] == stage.fingerprint else "changed"
+            return "interrupted" if stage.folder.exists() else "to do"
+
+        return [(stage, state(stage)) for stage in self.stages]
+
+    def restart(self, name: str) -> None:
+        """Forget a stage and those after it."""
+        names = [stage.name for stage in self.stages]
+        if name not in names:
+            raise unknown_key(name, names, "--restart")
+        done = self.finished()
+        for stage in self.stages[names.index(name) :]:
+            done.pop(stage.name, None)
+            shutil.rmtree(stage.folder, ignore_errors=True)
+        write_json(self.folder / STATE, done)
+
+    def run(self, say: Any) -> int:
+        """Run what is not finished; the exit code of a stage that was interrupted, otherwise 0."""
+        for stage, state in self.states():
+            if state == "changed":
+                raise UserError(
+                    f"stage {stage.name} in '{self.folder}' was made with other settings; add --restart "
+                    f"{stage.name} to make it and what follows again, or choose another output_dir."
+                )
+        for stage, state in self.states():
+            if state == "finished":
+                say(f"{stage.name}: finished before")
+                continue
+            say(f"{stage.name}: retromae {stage.verb}" + (", going on" if state == "interrupted" else ""))
+            code = self._run(stage)
+            if code:
+                return code
+            distributed.first_decides(lambda stage=stage: self._mark(stage))  # type: ignore[misc]
+        return 0
+
+    def _mark(self, stage: Stage) -> None:
+        write_json(self.folder / STATE, {**self.finished(), stage.name: stage.fingerprint})
+
+    def _run(self, stage: Stage) -> int:
+        command = command_of(stage.verb)
+        arguments = arguments_of(command, stage, self.where)
+        try:
+            code = command.main(arguments, prog_name=f"retromae {stage.verb}", standalone_mode=False)
+        except click.exceptions.Exit as ending:
+            code = ending.exit_code
+        except click.UsageError as error:
+            raise UserError(f"{self.where}, stage {stage.name}: {error.format_message()}") from None
+        return int(code or 0)
+
+
+def resolve(value: Any, value_of: Callable[[str], Any]) -> Any:
+    """`${name}` replaced by what it stands for: a value of any kind where it stands alone, text within text."""
+    if isinstance(value, list):
+        return [resolve(item, value_of) for item in value]
+    if not isinstance(value, str):
+        return value
+    alone = _REFERENCE.fullmatch(value)
+    return value_of(alone[1]) if alone else _REFERENCE.sub(lambda match: str(value_of(match[1])), value)
+
+
+def arguments_of(command: Any, stage: Stage, where: str) -> list[str]:
+    """The stage as the command line that it stands for."""
+    parameters = {parameter.name: parameter for parameter in command.params}
+    settings = dict(stage.settings)
+    output = next((name for name in _OUTPUTS if name in parameters), None)
+    if output is None:
+        raise UserError(f"{where}: {stage.verb} leaves nothing behind, so it cannot be a stage.")
+    settings[output] = str(stage.folder)
+    if "resume" in parameters:
+        settings["resume"] = (stage.folder / "config.yaml").is_file()
+    elif output == "out" and stage.verb == "mine":
+        distributed.first_decides(lambda: shutil.rmtree(stage.folder, ignore_errors=True))
+    positional: list[str] = []
+    flags: list[str] = []
+    for name, value in settings.items():
+        if name not in parameters:
+            raise unknown_key(name, set(parameters) - {output, "resume"}, f"{where}, stage {stage.name}")
+        if value is None:
+            continue
+        values: Sequence[Any] = value if isinstance(value, list) else [value]
+        if parameters[name].param_type_name == "argument":
+            positional += [str(item) for item in values]
+        elif isinstance(value, bool):
+            option = parameters[name]
+            spelled = option.opts if value else option.secondary_opts
+            flags += spelled[:1]
+        else:
+            for item in values:
+                flags += [parameters[name].opts[0], str(item)]
+    return [*flags, "--", *positional]

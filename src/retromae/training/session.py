@@ -1,0 +1,63 @@
+"""What every long job does with its run folder: claim it, refuse other settings, say how it ended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from retromae.core.config import read_yaml
+from retromae.core.errors import UserError
+from retromae.core.runs import RunFolder
+
+
+def required(value: str, name: str) -> str:
+    if not value:
+        raise UserError(f"Please say {name}: give --{name} or write it into the settings file.")
+    return value
+
+
+def prepare_folder(
+    run: RunFolder, settings: Mapping[str, Any], free: set[str], *, resume: bool
+) -> Path | None:
+    """Check that this run may write here; gives the checkpoint to go on from. `free` settings may change."""
+    if run.used and not resume:
+        raise UserError(
+            f"'{run.path}' already holds a run; add --resume to go on with it, or choose another output_dir."
+        )
+    if run.used:
+        _same_settings(run, settings, free)
+    elif run.path.exists() and any(run.path.iterdir()):
+        raise UserError(f"'{run.path}' is not empty and holds no run of ours; choose another output_dir.")
+    return run.latest()
+
+
+def _same_settings(run: RunFolder, settings: Mapping[str, Any], free: set[str]) -> None:
+    before = read_yaml(run.config)
+    changed = [name for name in settings if name not in free and before.get(name) != settings[name]]
+    if changed:
+        differences = "; ".join(f"{name} was {before.get(name)!r}, is {settings[name]!r}" for name in changed)
+        raise UserError(
+            f"'{run.path}' was started with other settings ({differences}); "
+            "resume with the same ones, or choose another output_dir."
+        )
+
+
+def measurements(run: RunFolder) -> list[tuple[int, dict[str, float]]]:
+    """(step, metrics) of every evaluation that the run logged, in order."""
+    if not run.metrics.is_file():
+        return []
+    found = []
+    for line in run.metrics.read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        metrics = {n.removeprefix("eval_"): v for n, v in record.items() if n.startswith("eval_")}
+        if metrics:
+            found.append((int(record["step"]), metrics))
+    return found
+
+
+def last_metrics(run: RunFolder) -> dict[str, float]:
+    """The last evaluation that the run logged."""
+    found = measurements(run)
+    return found[-1][1] if found else {}

@@ -1,0 +1,74 @@
+"""Where a run's negatives and its teacher's scores come from."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from retromae.core.errors import UserError
+from retromae.text.candidates import Candidates
+from retromae.text.pairs import Lists, Pairs
+from retromae.training.cross_encoder import open_cross_encoder
+from retromae.training.finetune_settings import FinetuneConfig
+from retromae.training.groups import Scores
+from retromae.training.plan import Numbers
+from retromae.training.scores import score_candidates, scores_folder
+
+WITH_PAIRS = "pairs"  # as `teacher`: the scores that the data brings along
+
+
+def given_negatives(config: FinetuneConfig, pairs: Pairs) -> Candidates | None:
+    """Mined negatives, else those that the pairs came with, else None."""
+    if config.negatives:
+        return Candidates.open(config.negatives, pairs)
+    return Candidates.given(pairs) if config.group_size > 1 or config.teacher else None
+
+
+def teacher_scores(
+    config: FinetuneConfig, pairs: Pairs, negatives: Candidates, *, console: Console | None
+) -> Scores:
+    """What the teacher says of a batch's groups; scored now where it has not been."""
+    assert config.teacher
+    if config.teacher == WITH_PAIRS:
+        if pairs.positive_scores is None or pairs.negative_scores is None or config.negatives:
+            raise UserError(
+                f"'{config.pairs}' brings no scores for its positives and these negatives; name a teacher's run."
+            )
+        return Known(
+            len(pairs.passages),
+            [(pairs.positives, pairs.positive_scores), (negatives.lists, pairs.negative_scores)],
+        )
+    teacher = open_cross_encoder(config.teacher)
+    folder = scores_folder(config.teacher)
+    found = score_candidates(
+        teacher, pairs, negatives, folder, bf16=config.bf16, progress=console is not None
+    )
+    return Known(
+        len(pairs.passages), [(pairs.positives, found.positives), (negatives.lists, found.candidates)]
+    )
+
+
+class Known:
+    """Scores by (query, passage): 12 bytes each, found by binary search."""
+
+    def __init__(self, passages: int, parts: list[tuple[Lists, NDArray[np.float32]]]) -> None:
+        self.passages = passages
+        keys = np.concatenate(
+            [
+                np.repeat(np.arange(len(lists), dtype=np.int64), np.diff(lists.starts)) * passages
+                + lists.members
+                for lists, _ in parts
+            ]
+        )
+        scores = np.concatenate([values for _, values in parts])
+        order = np.argsort(keys, kind="stable")
+        self.keys, self.scores = keys[order], scores[order]
+
+    def __call__(self, queries: Numbers, passages: Numbers) -> NDArray[np.float32]:
+        """(B,) and (B, G) → (B, G)"""
+        wanted = queries[:, None].astype(np.int64) * self.passages + passages
+        places = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
+        if not (self.keys[places] == wanted).all():
+            raise UserError("the teacher has not scored all passages of a group; score the negatives again.")
+        return self.scores[places]

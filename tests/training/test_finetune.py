@@ -1,0 +1,217 @@
+"""Fine-tuning through the command line: what it leaves, that it survives, that processes do not matter."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+
+from retromae.core.config import from_dict
+from retromae.retrieval.encoder import Encoder
+from retromae.training.finetune import finetune as run_finetune
+from retromae.training.finetune_settings import FinetuneConfig
+from training.finetuning import command, flags, retromae, settings, surroundings, write_collection
+from training.runs import identical, metrics
+
+Tiny = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_collection(tmp_path_factory.mktemp("finetune") / "data")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def finetune(values: dict[str, Any], *more: str, cache: Path, processes: int = 0) -> Any:
+    return retromae("finetune", *flags(values), *more, cache=cache, processes=processes)
+
+
+def trained(run: Path) -> dict[str, torch.Tensor]:
+    files = sorted((run / "model").rglob("*.safetensors"))
+    return {f"{file.name} {name}": value for file in files for name, value in load_file(file).items()}
+
+
+def manifest(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "manifest.json").read_text())
+    return found
+
+
+def test_a_run_leaves_a_model_that_every_tool_loads(
+    tiny_folder: Tiny, data: Path, cache: Path, tmp_path: Path
+) -> None:
+    values = settings(tiny_folder("bert"), data, tmp_path / "run", pooling="cls")
+    done = finetune(values, cache=cache)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "run"
+    model = SentenceTransformer(str(run / "model"), device="cpu")
+    encoder = Encoder.open(run, device="cpu")
+    assert encoder.pooling == "cls" and str(model.similarity_fn_name) == "dot"
+    assert (encoder.max_query_length, encoder.max_passage_length) == (12, 40)
+    theirs = model.encode_query(["what river 3"], show_progress_bar=False)
+    np.testing.assert_allclose(encoder.encode_queries(["what river 3"]).dense, theirs, atol=1e-5)
+    facts = manifest(run)
+    assert facts["effective_negatives"] == 5 and "5 negatives" in done.stdout
+    assert facts["queries_per_step"] == 6 and facts["finished"] and facts["steps"] == 8
+    steps = [record["step"] for record in metrics(run) if "eval_nDCG@10" in record]
+    assert steps == [0, 4, 8]
+    values = {r["step"]: r["eval_nDCG@10"] for r in metrics(run) if "eval_nDCG@10" in r}
+    assert facts["best"]["nDCG@10"] == max(values.values())
+    again = finetune(settings(tiny_folder("bert"), data, run, pooling="cls"), cache=cache)
+    assert again.returncode == 2 and "already holds a run" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("figures", "step"), [([0.9, 0.5, 0.2], 0), ([0.1, 0.7, 0.7], 4), ([0.1, 0.2, 0.3], 8)]
+)
+def test_the_best_checkpoint_is_what_is_kept(
+    tiny_folder: Tiny, data: Path, cache: Path, tmp_path: Path, figures: list[float], step: int
+) -> None:
+    """Told which measurement was the best, model/ holds the weights of that moment: the first of equals."""
+    seen: list[torch.Tensor] = []
+
+    def judge(model: SentenceTransformer) -> dict[str, float]:
+        seen.append(model.encode_query(["stone"], convert_to_tensor=True, show_progress_bar=False))
+        return {"nDCG@10": figures[len(seen) - 1]}
+
+    values = settings(tiny_folder("bert"), data, tmp_path / "run", pooling="cls", cache=cache)
+    config = from_dict(FinetuneConfig, values)
+    outcome = run_finetune(config, judge=judge)
+    assert outcome.finished and manifest(tmp_path / "run")["best"] == {"step": step, "nDCG@10": max(figures)}
+    kept = Encoder.open(tmp_path / "run", device="cpu").encode_queries(["stone"]).dense
+    np.testing.assert_allclose(kept, seen[[0, 4, 8].index(step)].numpy(), atol=1e-5)
+    others = [vector for place, vector in enumerate(seen) if place != [0, 4, 8].index(step)]
+    assert all(np.abs(kept - other.numpy()).max() > 1e-4 for other in others)
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "refreshed": {"refresh_every": 3, "refresh_depth": 8, "train_group_size": 3, "refresh_until": 0.0},
+    "cached": {"grad_cache": True, "chunk_tokens": 64, "train_group_size": 2},
+    "two halves": {"lexical_terms": 6, "train_group_size": 2, "pooling": None},
+    "unified": {"reconstruction": "retromae", "grad_cache": True},
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_killed_run_ends_with_the_same_weights(
+    tiny_folder: Tiny, data: Path, cache: Path, tmp_path: Path, name: str
+) -> None:
+    """SIGKILL at a random place, dropout on; once more in the middle of a refresh."""
+    variant = {"pooling": "cls", **VARIANTS[name]}
+    values = {k: v for k, v in variant.items() if v is not None}
+    whole = settings(tiny_folder("bert"), data, tmp_path / "whole", **values)
+    done = finetune(whole, cache=cache)
+    assert done.returncode == 0, done.stderr
+    killed = settings(tiny_folder("bert"), data, tmp_path / "killed", **values)
+    folder = tmp_path / "killed"
+    marks = [folder / "checkpoint-3"]
+    if name == "refreshed":
+        marks.append(folder / "negatives" / ".work-6")
+    for mark in marks:
+        process = subprocess.Popen(
+            command("finetune", *flags(killed), *(["--resume"] if folder.exists() else [])),
+            env=surroundings(cache),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while not mark.exists() and process.poll() is None:
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+    done = finetune(killed, "--resume", cache=cache)
+    assert done.returncode == 0, done.stderr
+    assert identical(trained(tmp_path / "whole"), trained(folder))
+    losses = [
+        [(r["step"], r["loss"]) for r in metrics(tmp_path / run) if "loss" in r]
+        for run in ("whole", "killed")
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_sigterm_leaves_a_checkpoint(tiny_folder: Tiny, data: Path, cache: Path, tmp_path: Path) -> None:
+    values = settings(
+        tiny_folder("bert"), data, tmp_path / "run", pooling="cls", max_steps=4000, logging_steps=1
+    )
+    values |= {"eval_queries": 0}
+    process = subprocess.Popen(
+        command("finetune", *flags(values)), env=surroundings(cache), stderr=subprocess.PIPE, text=True
+    )
+    log = tmp_path / "run" / "metrics.jsonl"
+    while not (log.exists() and log.read_text().count("\n") > 2) and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM and "--resume" in errors
+    assert list((tmp_path / "run").glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize("name", ["plain", "refreshed", "cached", "unified"])
+def test_two_processes_equal_one(
+    tiny_folder: Tiny, data: Path, cache: Path, tmp_path: Path, name: str
+) -> None:
+    """The same queries in a step, dropout off: the same losses, gradients and weights."""
+    more = {"pooling": "cls", "dropout": 0.0, "logging_steps": 1, **VARIANTS.get(name, {})}
+    one = settings(tiny_folder("bert"), data, tmp_path / "one", **more)
+    two = settings(tiny_folder("bert"), data, tmp_path / "two", **more)
+    done = finetune(one, cache=cache)
+    assert done.returncode == 0, done.stderr
+    done = finetune({**two, "per_device_train_batch_size": 3}, cache=cache, processes=2)
+    assert done.returncode == 0, done.stderr
+    assert (
+        manifest(tmp_path / "two")["effective_negatives"] == manifest(tmp_path / "one")["effective_negatives"]
+    )
+    records = [[r for r in metrics(tmp_path / run) if "loss" in r] for run in ("one", "two")]
+    for first, second in zip(*records, strict=True):
+        assert first["loss"] == pytest.approx(second["loss"], rel=2e-3)
+        assert first["grad_norm"] == pytest.approx(second["grad_norm"], rel=2e-3)
+    weights = [trained(tmp_path / run) for run in ("one", "two")]
+    moved = max(float((weights[0][k] - weights[1][k]).abs().max()) for k in weights[0])
+    assert moved < 2e-3  # Adam's first steps make rounding visible; a step is 1e-3
+
+
+def test_early_stopping(tiny_folder: Tiny, data: Path, cache: Path, tmp_path: Path) -> None:
+    values = settings(tiny_folder("bert"), data, tmp_path / "run", pooling="cls", learning_rate=1e-9)
+    values |= {"max_steps": 60, "eval_steps": 2, "early_stopping_patience": 2}
+    done = finetune(values, cache=cache)
+    assert done.returncode == 0, done.stderr
+    assert manifest(tmp_path / "run")["steps"] == 4
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"train_group_size": 1, "refresh_every": 2}, "leaves no room for the negatives"),
+        ({"dense_dimension": 8}, "give lexical_terms too"),
+        ({"lexical_terms": 4, "similarity": "cosine"}, "leave similarity out"),
+        ({"temperature": 0}, "temperature must be above 0"),
+        ({"query_max_len": 2000}, "takes 3 to"),
+        ({"matryoshka_dims": [4000]}, "not between 1 and"),
+        ({"per_device_train_batch_size": 50}, "cannot be filled from 36"),
+        ({"split": "other"}, "other"),
+        ({"negatives": "nowhere"}, "nowhere"),
+        ({"teacher": "pairs"}, "distillation needs negatives"),
+        ({"eval_metric": "beauty"}, "beauty"),
+    ],
+)
+def test_bad_settings_cost_nothing(
+    tiny_folder: Tiny, data: Path, cache: Path, tmp_path: Path, wrong: dict[str, Any], sentence: str
+) -> None:
+    values = settings(tiny_folder("bert"), data, tmp_path / "run", **{"pooling": "cls", **wrong})
+    if "lexical_terms" in wrong:
+        values.pop("pooling")
+    done = finetune(values, cache=cache)
+    assert done.returncode == 2 and sentence in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "run").exists()
