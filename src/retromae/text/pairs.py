@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from retromae.core.distributed import first_decides, writes
 from retromae.core.errors import UserError
+from retromae.core.files import cache_folder
 from retromae.text.collections import OnError
-from retromae.text.pair_formats import Source
+from retromae.text.pair_formats import Source, find
 from retromae.text.pair_store import FORMAT, MANIFEST, PASSAGES, QUERIES, Side, build
 from retromae.text.store import Passages
 
