@@ -40,6 +40,9 @@ def model_folder(source: str | Path) -> str:
     """The folder of the model itself where `source` is a run's; anything else as it is."""
     inner = Path(source) / "model"
     restore(inner)
+    run = all((Path(source) / name).is_file() for name in ("manifest.json", "config.yaml"))
+    if run and not inner.is_dir():
+        raise UserError(f"the run in '{source}' has no model yet; finish it with --resume.")
     is_run = inner.is_dir() and not any(
         (Path(source) / name).is_file() for name in ("config.json", "modules.json")
     )

@@ -59,7 +59,9 @@ class Student:
             _replace_dropout(model, config.dropout)
         if config.reconstruction == "none":  # what rebuilds texts is reached by that alone
             _freeze_unreachable(model)
-        return cls(model, config)
+        student = cls(model, config)
+        student._dimensions()  # refuses
+        return student
 
     def loss(self, *, scored: bool, passages: int) -> GroupLoss:
         """`scored`: the labels are a teacher's scores. `passages`: how many the data has."""
