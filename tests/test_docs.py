@@ -15,6 +15,8 @@ import pytest
 
 from docs import make
 from retromae.app.flags import find_recipe
+from retromae.app.pipeline import Pipeline, arguments_of
+from retromae.app.verbs import command_of
 from retromae.cli import VERBS
 from retromae.core.config import read_yaml
 from retromae.objectives import available, load
@@ -118,8 +120,13 @@ def test_names_in_the_text_exist(page: Path) -> None:
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_recipes_resolve(recipe: Path) -> None:
     values = read_yaml(recipe)
-    settings = resolve(values, str(recipe)).flat()
-    assert {name: settings[name] for name in values} == values
+    if "stages" in values:
+        for stage in Pipeline(values, str(recipe)).stages:
+            verb = command_of(stage.verb)
+            verb.make_context(stage.verb, arguments_of(verb, stage, str(recipe)))  # refuses unknown flags
+    else:
+        settings = resolve(values, str(recipe)).flat()
+        assert {name: settings[name] for name in values} == values
     for command in recipe_commands(recipe):
         check(command)
 

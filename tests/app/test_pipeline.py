@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from retromae.app.pipeline import Pipeline, resolve
+from retromae.app.verbs import command_of
 from retromae.core.errors import UserError
 from training.finetuning import command, retromae, surroundings, write_collection
 from training.runs import identical
@@ -159,19 +160,21 @@ def test_a_wrong_file_is_refused(values: dict[str, Any], sentence: str) -> None:
         Pipeline(values, "here")
 
 
-def test_the_command_line_refuses_and_plans(tiny_folder: Tiny, tmp_path: Path) -> None:
+def test_the_command_line_refuses_and_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, cache = write_collection(tmp_path / "data"), tmp_path / "cache"
     path = tmp_path / "two.yaml"
     mine = {"name": "wrong", "verb": "mine", "model": "bm25", "pairs": str(data), "depth": 5}
     path.write_text(yaml.safe_dump({"output_dir": str(tmp_path / "out"), "stages": [mine]}))
     plan = retromae("pipeline", path, "--plan", cache=cache)
     assert plan.returncode == 0 and "to do" in plan.stdout and not (tmp_path / "out").exists()
-    assert retromae("pipeline", path, cache=cache).returncode == 0
+    pipeline = lambda *more: command_of("pipeline").main([str(path), *more], standalone_mode=False)  # noqa: E731
+    monkeypatch.setenv("RETROMAE_CACHE", str(cache))
+    assert not pipeline()
     assert (tmp_path / "out" / "wrong" / "sample.md").is_file()
     path.write_text(yaml.safe_dump({"output_dir": str(tmp_path / "out"), "stages": [{**mine, "depth": 6}]}))
-    changed = retromae("pipeline", path, cache=cache)
-    assert changed.returncode == 2 and "--restart wrong" in changed.stderr
-    assert retromae("pipeline", path, "--restart", "wrong", cache=cache).returncode == 0
+    with pytest.raises(UserError, match="--restart wrong"):
+        pipeline()
+    assert not pipeline("--restart", "wrong")
     path.write_text(yaml.safe_dump({"output_dir": str(tmp_path / "o2"), "stages": [{**mine, "dept": 6}]}))
-    unknown = retromae("pipeline", path, cache=cache)
-    assert unknown.returncode == 2 and "did you mean 'depth'" in unknown.stderr
+    with pytest.raises(UserError, match="did you mean 'depth'"):
+        pipeline()
