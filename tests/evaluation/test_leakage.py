@@ -85,3 +85,35 @@ def test_what_is_known_of_a_model(tiny_folder: Folder, tmp_path: Path) -> None:
     foreign = training_text(tiny_folder("bert"))
     assert foreign == TrainingText([], [], False)
     assert "is not recorded" in check("f", foreign, {}, {}).sentence("toy")
+
+
+def test_a_fine_tuned_model_knows_its_queries(
+    tiny_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Test queries that were trained on are found, through an average too; the corpus alone is no leak."""
+    from retromae.app.verbs import command_of
+    from training.finetuning import flags, write_collection
+    from training.finetuning import settings as tuning
+
+    monkeypatch.setenv("RETROMAE_CACHE", str(tmp_path / "cache"))
+    data = write_collection(tmp_path / "data")
+    values = tuning(tiny_folder("bert"), data, tmp_path / "run", pooling="cls", eval_queries=0, max_steps=1)
+    command_of("finetune").main(flags(values), standalone_mode=False)
+    tuned = tmp_path / "run" / "model"
+    asked = json.loads((data / "queries.jsonl").read_text().splitlines()[0])["text"]
+    queries = {"old": f" {asked.upper()} ", "new": "what nobody has asked before"}
+    passages = {"p": json.loads((data / "corpus.jsonl").read_text().splitlines()[0])["text"]}
+    known = training_text(tuned)
+    assert known.recorded and known.pairs == [(str(data.resolve()), "train")]
+    found = check("tuned", known, queries, passages)
+    assert (found.queries, found.passages, found.queries_checked) == (["old"], [], 2)
+    assert "train" in found.sentence("mine")
+    command_of("average").main(
+        [str(tuned), str(tuned), "--out", str(tmp_path / "merged")], standalone_mode=False
+    )
+    assert training_text(tmp_path / "merged").pairs == known.pairs
+    with (data / "queries.jsonl").open("a") as stream:
+        stream.write(json.dumps({"_id": "more", "text": "one more"}) + "\n")
+    (data / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\nmore\td0\t1\n")
+    changed = training_text(tuned)
+    assert not changed.pairs and changed.gone == [str(data.resolve())]

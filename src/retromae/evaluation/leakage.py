@@ -1,17 +1,21 @@
-"""Has the model seen the test? Queries and relevant passages are looked for in the rows it was trained on.
+"""Has the model seen the test? Queries and relevant passages are looked for in what it was trained on.
 
-A checkpoint of ours names its rows (`pretraining.json`, `manifest.json` of its run), and the one it started from
-names those before. Texts are compared as token ids of the rows' own tokenizer. A text of fewer than 32 tokens counts
-as seen when all of it stands in one row, token by token; a longer one when at least half of its pieces of 16
-tokens do, since rows are cut from documents at places of their own. Texts of fewer than 8 tokens are not looked
-for: they occur anywhere. Rows that were held out count as seen.
+A checkpoint of ours names its rows (`pretraining.json`, `manifest.json` of its run) or the pairs that it was
+fine-tuned on (`finetuning.json`), and the models that it came from (an average has several) name those before.
+Queries are looked for among the training queries, whatever their case and spacing; training on the passages of a
+corpus with other queries is what fine-tuning is, and no leak.
+
+In rows texts are compared as token ids of the rows' own tokenizer. A text of fewer than 32 tokens counts as seen when
+all of it stands in one row, token by token; a longer one when at least half of its pieces of 16 tokens do, since rows
+are cut from documents at places of their own. Texts of fewer than 8 tokens are not looked for: they occur anywhere.
+Rows that were held out count as seen.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retromae.core.errors import UserError
+from retromae.text.pairs import Pairs
 from retromae.text.rows import Rows
 from retromae.text.vocabulary import open_tokenizer
 
@@ -41,6 +46,12 @@ class TrainingText:
     rows: list[str]  # folders of rows that are still there
     gone: list[str]  # folders that were named and are not there, or hold something else now
     recorded: bool  # False: the model does not say what it was trained on
+    pairs: list[tuple[str, str]] = field(default_factory=list)  # (source, split) that it was fine-tuned on
+
+    @property
+    def sources(self) -> list[str]:
+        """What was looked at, in words."""
+        return [*self.rows, *(f"{path} ({split})" for path, split in self.pairs)]
 
 
 @dataclass(frozen=True)
@@ -64,7 +75,7 @@ class Leakage:
             return (
                 f"{self.system} was trained on text of {name}: {len(self.queries)} of {self.queries_checked} queries "
                 f"and {len(self.passages)} of {self.passages_checked} relevant passages occur word for word in "
-                f"{', '.join(self.training.rows)}. Its figures there say little about text it has not seen."
+                f"{', '.join(self.training.sources)}. Its figures there say little about text it has not seen."
             )
         if self.training.gone:
             return (
@@ -77,34 +88,66 @@ class Leakage:
 
 
 def training_text(model: str | Path) -> TrainingText:
-    """The rows of a checkpoint and of those that it came from, as far as they are folders here."""
+    """The rows and pairs of a checkpoint and of those that it came from, as far as they are folders here."""
     rows: list[str] = []
     gone: list[str] = []
-    recorded = False
-    seen: set[str] = set()
-    source: str | None = str(model)
-    while source and source not in seen and (facts := _provenance(Path(source))):
+    pairs: list[tuple[str, str]] = []
+    waiting, seen = [str(model)], set[str]()
+    recorded = bool(_provenance(Path(model)))
+    while waiting:
+        source = waiting.pop(0)
+        if source in seen:
+            continue
         seen.add(source)
-        recorded = True
-        path, fingerprint = facts.get("path"), facts.get("fingerprint")
-        if path:
-            (rows if _is_still(path, fingerprint) else gone).append(path)
-        source = facts.get("base")
-    return TrainingText(list(dict.fromkeys(rows)), list(dict.fromkeys(gone)), recorded)
+        facts = _provenance(Path(source))
+        if facts.rows:
+            (rows if _is_still(facts.rows, facts.fingerprint) else gone).append(facts.rows)
+        if facts.pairs:
+            path, split, fingerprint = facts.pairs
+            if _are_still(path, split, fingerprint):
+                pairs.append((path, split))
+            else:
+                gone.append(path)
+        if facts.averaged:  # an average knows what it has seen if all its parts do
+            recorded = recorded and all(_provenance(Path(part)) for part in facts.bases)
+        waiting += facts.bases
+    return TrainingText(
+        list(dict.fromkeys(rows)), list(dict.fromkeys(gone)), recorded, list(dict.fromkeys(pairs))
+    )
 
 
-def _provenance(model: Path) -> dict[str, Any]:
-    """Path and fingerprint of the rows, and the model before; {} where nothing is recorded."""
+@dataclass(frozen=True)
+class _Facts:
+    """What one folder says of its training; false where it says nothing."""
+
+    rows: str | None = None
+    fingerprint: str | None = None
+    pairs: tuple[str, str, str] | None = None  # path, split, fingerprint
+    bases: tuple[str, ...] = ()
+    averaged: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.rows or self.fingerprint or self.pairs or self.bases)
+
+
+def _provenance(model: Path) -> _Facts:
+    average, tuned = _read(model / "averaging.json"), _read(model / "finetuning.json")
+    if average:
+        return _Facts(bases=tuple(source["folder"] for source in average["sources"]), averaged=True)
+    if tuned:
+        origin = tuned["provenance"]
+        pairs = (origin["pairs"], origin["split"], origin["fingerprint"])
+        return _Facts(pairs=pairs, bases=(origin["base"],))
     recipe = _read(model / "pretraining.json")
     manifest = _read(model.parent / "manifest.json") if model.name in ("model", "best") else {}
     origin = recipe.get("provenance") or {}
     rows = manifest.get("rows") or {}
-    facts = {
-        "path": rows.get("path") or (recipe.get("settings") or {}).get("rows"),
-        "fingerprint": rows.get("fingerprint") or origin.get("rows"),
-        "base": origin.get("base"),
-    }
-    return facts if any(facts.values()) else {}
+    base = origin.get("base")
+    return _Facts(
+        rows.get("path") or (recipe.get("settings") or {}).get("rows"),
+        rows.get("fingerprint") or origin.get("rows"),
+        bases=(base,) if base else (),
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -120,6 +163,22 @@ def _is_still(path: str, fingerprint: str | None) -> bool:
         return Rows.open(path).fingerprint == fingerprint
     except UserError:
         return False
+
+
+def _are_still(path: str, split: str, fingerprint: str) -> bool:
+    try:
+        return Pairs.open(path, split).fingerprint == fingerprint
+    except UserError:
+        return False
+
+
+def _queries_of(pairs: Sequence[tuple[str, str]]) -> set[str]:
+    """The training queries, in lower case and with single spaces."""
+    return {_plain(query.text) for path, split in pairs for query in Pairs.open(path, split).queries}
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split())
 
 
 def check(
@@ -140,6 +199,11 @@ def check(
         found = np.bincount(owners, seen_in(rows, pieces), minlength=len(texts))
         checked |= total > 0
         seen |= (total > 0) & (2 * found >= total)
+    if training.pairs:
+        asked = _queries_of(training.pairs)
+        among = np.array([_plain(query) in asked for query in queries.values()], dtype=np.bool_)
+        seen[: len(queries)] |= among
+        checked[: len(queries)] = True
     of_queries, of_passages = slice(len(queries)), slice(len(queries), None)
     return Leakage(
         system,

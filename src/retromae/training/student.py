@@ -17,6 +17,7 @@ from torch import nn
 from retromae.core import distributed
 from retromae.core.draws import Stream, order
 from retromae.core.errors import UserError
+from retromae.core.files import write_json
 from retromae.objectives.unified import UnifiedEncoder
 from retromae.retrieval.encoder import Encoder
 from retromae.retrieval.opening import fingerprint, model_folder, open_model, pooling_of
@@ -26,7 +27,7 @@ from retromae.training.contrast import GroupLoss, Part, Rider
 from retromae.training.distil import distillation
 from retromae.training.finetune_settings import FinetuneConfig
 
-WEIGHTS_NAME = "student.safetensors"
+WEIGHTS_NAME, RECORD = "student.safetensors", "finetuning.json"
 _CPU_TOKENS, _GPU_TOKENS = 4096, 65536
 _REDUCTION_PASSAGES = 4096
 
@@ -34,8 +35,8 @@ _REDUCTION_PASSAGES = 4096
 class Student:
     """A sentence-transformers model with the settings that it is trained with."""
 
-    def __init__(self, model: SentenceTransformer, config: FinetuneConfig) -> None:
-        self.model, self.config = model, config
+    def __init__(self, model: SentenceTransformer, config: FinetuneConfig, pairs: Pairs) -> None:
+        self.model, self.config, self.pairs = model, config, pairs
         self.cosine = str(model.similarity_fn_name) == "cosine"
         stated = Encoder(model)  # refuses what cannot be searched; knows the prompts
         self._prompts = {"query": stated.query_prompt, "document": stated.passage_prompt}
@@ -59,7 +60,7 @@ class Student:
             _replace_dropout(model, config.dropout)
         if config.reconstruction == "none":  # what rebuilds texts is reached by that alone
             _freeze_unreachable(model)
-        student = cls(model, config)
+        student = cls(model, config, pairs)
         student._dimensions()  # refuses
         return student
 
@@ -128,6 +129,17 @@ class Student:
             module.save_checkpoint(folder, model=self.model)
         else:
             self.model.save_pretrained(str(folder))
+        write_json(folder / RECORD, {"settings": vars(self.config), "provenance": self._provenance()})
+
+    def _provenance(self) -> dict[str, str]:
+        """What the weights were made from: for the leakage check, and for people."""
+        base, source = model_folder(self.config.model_name_or_path), self.config.pairs
+        return {
+            "base": str(Path(base).resolve()) if Path(base).exists() else base,
+            "pairs": str(Path(source).resolve()) if Path(source).exists() else source,
+            "split": self.pairs.split,
+            "fingerprint": self.pairs.fingerprint,
+        }
 
     def save_weights(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
