@@ -19,9 +19,8 @@ from transformers import PreTrainedTokenizerBase
 from retromae.core.errors import UserError
 from retromae.core.files import replacing
 from retromae.models.backbone import Backbone
-from retromae.objectives import Batch
+from retromae.objectives import Batch, Vocabulary
 from retromae.objectives.retromae import RetroMAE, RetroMAEConfig
-from retromae.training.start import vocabulary_of
 
 MOST_TOKENS = 40  # more rows than this nobody can read
 ENDINGS = (".svg", ".png", ".pdf")
@@ -47,7 +46,7 @@ def mask_maker(
     backbone = Backbone.from_scratch(
         1, 8, 1, 8, len(tokenizer), MOST_TOKENS, 0.0, pad_token_id=tokenizer.pad_token_id
     )
-    return RetroMAE(backbone, settings or RetroMAEConfig(), vocabulary_of(tokenizer, backbone), seed)
+    return RetroMAE(backbone, settings or RetroMAEConfig(), Vocabulary.of(tokenizer, backbone), seed)
 
 
 def visible_matrix(

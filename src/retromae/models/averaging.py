@@ -23,7 +23,7 @@ from torch import Tensor
 
 from retromae.core.errors import UserError
 from retromae.core.files import replacing_folder, write_json, write_text
-from retromae.models.checkpoint import SENTENCE_FILE, Pooling, _write_sentence_transformer
+from retromae.models.checkpoint import SENTENCE_FILE, Pooling, write_sentence_transformer
 from retromae.models.families import FAMILIES
 from retromae.models.folders import MODULES_FILE, SENTENCE_MODEL_FILE, ModelFolder, Weights, read_object
 from retromae.models.likeness import check_alike, usage_differences
@@ -145,7 +145,7 @@ def average(
         if stated is None:
             assert pooling is not None
             first = folders[0]
-            _write_sentence_transformer(temporary, first.config.hidden_size, longest_input(first), pooling)
+            write_sentence_transformer(temporary, first.config.hidden_size, longest_input(first), pooling)
         elif not folders[0].modules:
             _copy_modules(stated, temporary)
         _write_weights(temporary, merged, read[0])

@@ -75,7 +75,7 @@ def save(
     with replacing_folder(folder) as temporary:
         backbone.model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        _write_sentence_transformer(temporary, backbone.hidden_size, max_seq_length, pooling)
+        write_sentence_transformer(temporary, backbone.hidden_size, max_seq_length, pooling)
         if heads:
             tensors = {name: head.detach().cpu().contiguous() for name, head in heads.items()}
             save_file(tensors, temporary / HEADS_FILE, metadata={"format": "pt"})
@@ -129,7 +129,7 @@ def _read_json(path: Path | None) -> dict[str, Any]:
     return content
 
 
-def _write_sentence_transformer(folder: Path, size: int, max_seq_length: int, pooling: Pooling) -> None:
+def write_sentence_transformer(folder: Path, size: int, max_seq_length: int, pooling: Pooling) -> None:
     """The four files that SentenceTransformer reads, in the form that its old and new versions understand."""
     modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
     write_json(

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -33,7 +32,8 @@ from retromae.models.checkpoint import (
     save,
 )
 from retromae.models.decoders import EnhancedDecoder
-from retromae.models.loading import opening, read_config
+from retromae.models.folders import read_tensors, weight_files
+from retromae.models.loading import read_config
 
 DECODER_PREFIX = "decoder."  # the enhanced decoder's place among the heads of a checkpoint
 _HEAD_KEYS = ("c_head.", "decoder_embeddings.")
@@ -224,30 +224,14 @@ def _json(path: Path) -> Any:
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
     """The weights of a folder, and of a Condenser head beside them."""
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        index = _json(folder / f"{name}.index.json")
-        files = sorted(set(index["weight_map"].values())) if index else [name]
-        if all((folder / file).is_file() for file in files):
-            break
-    else:
+    files = weight_files(folder)
+    if not files:
         raise UserError(
             f"{folder} has neither model.safetensors nor pytorch_model.bin; copy the weights there."
         )
     if (folder / "model.pt").is_file():
-        files.append("model.pt")
-    return {key: tensor for file in files for key, tensor in _read_tensors(folder / file).items()}
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    with opening("weights", path):
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise UserError(
-            f"{path} does not hold a plain dictionary of weights; save the model's state_dict there."
-        )
-    return content
+        files.append(folder / "model.pt")
+    return {key: tensor for file in files for key, tensor in read_tensors(file).items()}
 
 
 def _split(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -19,7 +19,6 @@ from retromae.training.batches import Padding
 from retromae.training.heldout import HeldOut
 from retromae.training.probe import Probe
 from retromae.training.settings import Resolved
-from retromae.training.start import heads_of
 from retromae.training.trainer import PretrainTrainer
 
 EMPTY = 0.02  # cls_use below this: the sentence vector carries nothing yet
@@ -113,7 +112,7 @@ class Judge:
                 "measured": self.last,
             },
         }
-        heads = heads_of(objective)
+        heads = objective.head_tensors()
         save(
             folder,
             objective.backbone,

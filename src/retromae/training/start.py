@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-from transformers import PreTrainedTokenizerBase
-
 from retromae.core.errors import UserError
 from retromae.models.backbone import Backbone
 from retromae.models.checkpoint import Checkpoint, open_checkpoint, open_tokenizer
 from retromae.objectives import Objective, Vocabulary, load
 from retromae.text.rows import Rows
 from retromae.text.vocabulary import tokenizer_fingerprint
-from retromae.text.words import ordinary_ids, word_starts
 from retromae.training.settings import PretrainConfig, Resolved
 
 
@@ -60,37 +55,7 @@ def build_objective(settings: Resolved, start: Checkpoint) -> Objective:
     """The objective on its backbone, its heads read from the checkpoint where it has them."""
     config = settings.run
     objective = load(config.objective)(
-        start.backbone, settings.objective, vocabulary_of(start.tokenizer, start.backbone), config.seed
+        start.backbone, settings.objective, Vocabulary.of(start.tokenizer, start.backbone), config.seed
     )
-    known = dict(heads_of(objective))
-    fitting = {
-        name: head for name, head in start.heads.items() if name in known and known[name].shape == head.shape
-    }
-    if set(fitting) == set(known):
-        for name, head in fitting.items():
-            known[name].data.copy_(head)
+    objective.take_heads(start.heads)
     return objective
-
-
-def heads_of(objective: Objective) -> dict[str, torch.Tensor]:
-    """The tensors that a checkpoint keeps besides the backbone, by name."""
-    return {
-        f"{part}.{name}": tensor
-        for part, module in objective.heads().items()
-        for name, tensor in module.state_dict(keep_vars=True).items()
-    }
-
-
-def vocabulary_of(tokenizer: PreTrainedTokenizerBase, backbone: Backbone) -> Vocabulary:
-    """What objectives know of a tokenizer; ids that only the model has are special."""
-    if tokenizer.mask_token_id is None:
-        raise UserError(
-            "The tokenizer has no mask token, which masked auto-encoding needs; choose another model."
-        )
-
-    def table(flags: np.ndarray) -> torch.Tensor:
-        out = torch.zeros(backbone.vocab_size, dtype=torch.bool)
-        out[: len(flags)] = torch.from_numpy(np.asarray(flags, dtype=bool))
-        return out
-
-    return Vocabulary(tokenizer.mask_token_id, table(word_starts(tokenizer)), table(ordinary_ids(tokenizer)))
