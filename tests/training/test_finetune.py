@@ -231,3 +231,69 @@ def test_bad_settings_cost_nothing(
     with pytest.raises(UserError, match=sentence):
         in_this_process("finetune", *flags(values))
     assert not (tmp_path / "run").exists()
+
+
+def test_scores_that_came_with_the_data_are_distilled(tiny_folder: Tiny, cache: Path, tmp_path: Path) -> None:
+    lines = [
+        {
+            "query": f"what {number}",
+            "pos": [f"the stone {number}"],
+            "neg": [f"a river {number}", f"a bridge {number}"],
+            "pos_scores": [3.0],
+            "neg_scores": [1.0, -0.5 * number],
+        }
+        for number in range(40)
+    ]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    values = settings(
+        tiny_folder("bert"), tmp_path / "pairs.jsonl", tmp_path / "run", pooling="cls", cache=cache
+    )
+    values |= {
+        "teacher": "pairs",
+        "train_group_size": 3,
+        "distillation": "margin_mse",
+        "contrastive_weight": 0.5,
+    }
+    with pytest.warns(UserWarning, match="held out"):
+        in_this_process("distill", *flags(values))
+    run = tmp_path / "run"
+    parts = [record for record in metrics(run) if "loss" in record]
+    assert parts and all(
+        record["loss"] == pytest.approx(record["distillation"] + record["contrastive"], rel=1e-3)
+        for record in parts
+    )
+    assert manifest(run)["pairs"]["queries"] == 40
+    assert json.loads((run / "model" / "finetuning.json").read_text())["provenance"]["split"] == "train"
+
+
+def test_distilling_needs_a_teacher_who_has_scored(
+    tiny_folder: Tiny, data: Path, cache: Path, tmp_path: Path
+) -> None:
+    values = settings(tiny_folder("bert"), data, tmp_path / "run", pooling="cls", cache=cache)
+    with pytest.raises(UserError, match="--teacher"):
+        in_this_process("distill", *flags(values))
+
+
+def test_the_dense_half_is_reduced_and_trained_on(
+    tiny_folder: Tiny, data: Path, cache: Path, tmp_path: Path
+) -> None:
+    values = settings(tiny_folder("bert"), data, tmp_path / "run", cache=cache, eval_queries=0)
+    in_this_process("finetune", *flags({**values, "lexical_terms": 6, "dense_dimension": 8}))
+    encoder = Encoder.open(tmp_path / "run", device="cpu")
+    vectors = encoder.encode_passages(["the stone", "a river"])
+    assert encoder.dimension == 8 and vectors.dense.shape == (2, 8)
+    assert vectors.lexical is not None and (np.diff(vectors.lexical.indptr) <= 6).all()
+
+
+def test_matryoshka_and_gradient_checkpointing_through_the_command_line(
+    tiny_folder: Tiny, data: Path, cache: Path, tmp_path: Path
+) -> None:
+    """Recomputed activations give the same weights; shorter widths are trained, which changes them."""
+    runs = {"plain": {}, "recomputed": {"gradient_checkpointing": True}, "shorter": {"matryoshka_dims": [8]}}
+    for name, more in runs.items():
+        values = settings(tiny_folder("bert"), data, tmp_path / name, pooling="cls", cache=cache, **more)
+        in_this_process("finetune", *flags({**values, "eval_queries": 0, "max_steps": 3}))
+    found = {name: trained(tmp_path / name) for name in runs}
+    for name, value in found["plain"].items():
+        torch.testing.assert_close(value, found["recomputed"][name], rtol=1e-3, atol=1e-5)
+    assert not identical(found["plain"], found["shorter"])
