@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +76,17 @@ class Refreshing:
             relative_margin=config.relative_margin,
         )
         work = self.folder / f".work-{step}"
-        found = mine(self.student.encoder(), self.pairs, work, rules, progress=self.console is not None)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".* are longer than .* tokens")  # passage_max_len says so
+            found = mine(self.student.encoder(), self.pairs, work, rules, progress=self.console is not None)
         facts: dict[str, Any] = {"step": step}
         if before is not None:
             new = turnover(before.lists, found.lists, config.negatives_window)
             facts |= {"turnover": round(new, 4), "settled": new < config.refresh_until}
         found.facts.update(facts)
         distributed.first_decides(lambda: self._keep(step, found))
+        if before is not None and distributed.writes():
+            self.run.log({"step": step, "negatives_turnover": facts["turnover"]})
         if self.console is not None:
             new_share = f", {facts['turnover']:.0%} of them new" if before is not None else ""
             ending = "; they no longer change much, so this was the last time" if facts.get("settled") else ""
