@@ -166,6 +166,8 @@ def draw(figures: Sequence[Figures], path: str | Path, *, title: str = "") -> No
     axes.set(
         xscale="log", xlabel="milliseconds per query (median)", ylabel="recall against flat", title=title
     )
+    for formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        formatter(lambda value, _: f"{value:g}")  # 0.2 rather than 2 × 10⁻¹
     axes.grid(alpha=0.3)
     axes.legend()
     with replacing(path) as temporary:
