@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
+from retromae.core.distributed import writes
 from retromae.core.draws import Stream, order
 from retromae.core.errors import UserError
 from retromae.core.ranking import Run, id_ranks, top_k
@@ -84,10 +85,14 @@ def dev_set(
     try:
         pairs, held_out = Pairs.open(source, split, cache=cache), False
     except UserError as error:
-        warnings.warn(f"some training queries are held out to measure on, because {error}", stacklevel=2)
+        if writes():
+            warnings.warn(f"some training queries are held out to measure on, because {error}", stacklevel=2)
         pairs, held_out = Pairs.open(source, train, cache=cache), True
     most = max(1, round(_HELD_OUT * len(pairs))) if held_out else len(pairs)
     chosen = np.sort(order(len(pairs), seed, int(Stream.HOLDOUT))[: min(queries, most)]).astype(np.int32)
+    taken = chosen if held_out else np.empty(0, dtype=np.int32)
+    if not writes():  # the first process measures for all
+        return DevSet([], [], [], metrics), taken
     texts = pairs.queries.texts(chosen)
     answers = [pairs.positives[query].tolist() for query in chosen.tolist()]
     wanted = {passage for found in answers for passage in found}
@@ -99,15 +104,8 @@ def dev_set(
         wanted.add(passage)
     numbers = np.array(sorted(wanted), dtype=np.int32)
     places = {number: place for place, number in enumerate(numbers.tolist())}
-    return (
-        DevSet(
-            texts,
-            pairs.passages.texts(numbers),
-            [[places[passage] for passage in found] for found in answers],
-            metrics,
-        ),
-        chosen if held_out else np.empty(0, dtype=np.int32),
-    )
+    listed = [[places[passage] for passage in found] for found in answers]
+    return DevSet(texts, pairs.passages.texts(numbers), listed, metrics), taken
 
 
 def _from_bm25(pairs: Pairs, texts: list[str], most: int) -> set[int]:

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
+import typer
 
 from retromae.app.verbs import VERBS, command_of
 from retromae.core import distributed
@@ -36,9 +36,11 @@ from retromae.core.errors import UserError
 from retromae.core.files import write_json
 
 STATE = "pipeline.json"
-_REFERENCE = re.compile(r"\$\{(\w+)\}")
+REFERENCE = re.compile(r"\$\{(\w+)\}")
 _OWN = ("name", "verb")
 _OUTPUTS = ("output_dir", "out")  # what verbs call their folder
+_USAGE: Any = typer.BadParameter.__bases__[0]  # a bad command line, of click or of typer's own copy of it
+_SHARED = ("pretrain", "finetune", "mine", "teach", "distill", "encode")  # what many processes do together
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class Pipeline:
         done = self.finished()
 
         def state(stage: Stage) -> str:
-            if stage.name in done:
+            if stage.name in done and stage.folder.exists():
                 return "finished" if done[stage.name] == stage.fingerprint else "changed"
             return "interrupted" if stage.folder.exists() else "to do"
 
@@ -126,11 +128,13 @@ class Pipeline:
         names = [stage.name for stage in self.stages]
         if name not in names:
             raise unknown_key(name, names, "--restart")
-        done = self.finished()
-        for stage in self.stages[names.index(name) :]:
+        done, forgotten = self.finished(), self.stages[names.index(name) :]
+        for stage in forgotten:
             done.pop(stage.name, None)
+        write_json(self.folder / STATE, done)  # first: what is half removed must not be taken for finished
+        for stage in forgotten:
             shutil.rmtree(stage.folder, ignore_errors=True)
-        write_json(self.folder / STATE, done)
+            shutil.rmtree(stage.folder.with_name(f".{stage.name}.work"), ignore_errors=True)  # of mining
 
     def run(self, say: Any) -> int:
         """Run what is not finished; the exit code of a stage that was interrupted, otherwise 0."""
@@ -140,6 +144,8 @@ class Pipeline:
                     f"stage {stage.name} in '{self.folder}' was made with other settings; add --restart "
                     f"{stage.name} to make it and what follows again, or choose another output_dir."
                 )
+            if state != "finished":
+                self._parsed(stage)  # refuses now what would be refused after hours
         for stage, state in self.states():
             if state == "finished":
                 say(f"{stage.name}: finished before")
@@ -154,15 +160,27 @@ class Pipeline:
     def _mark(self, stage: Stage) -> None:
         write_json(self.folder / STATE, {**self.finished(), stage.name: stage.fingerprint})
 
-    def _run(self, stage: Stage) -> int:
+    def _parsed(self, stage: Stage) -> tuple[Any, list[str]]:
+        """The command of a stage and its command line, which it has accepted."""
         command = command_of(stage.verb)
         arguments = arguments_of(command, stage, self.where)
         try:
-            code = command.main(arguments, prog_name=f"retromae {stage.verb}", standalone_mode=False)
-        except click.exceptions.Exit as ending:
-            code = ending.exit_code
-        except click.UsageError as error:
+            command.make_context(f"retromae {stage.verb}", list(arguments))
+        except _USAGE as error:
             raise UserError(f"{self.where}, stage {stage.name}: {error.format_message()}") from None
+        return command, arguments
+
+    def _run(self, stage: Stage) -> int:
+        if stage.verb not in _SHARED and distributed.world_size() > 1:
+            raise UserError(
+                f"stage {stage.name}: {stage.verb} runs as one process; run the same command without torchrun, and it "
+                "goes on from here.",
+                told=not distributed.writes(),
+            )
+        if stage.verb == "mine":  # it makes its folder whole or not at all, so this one is of no use
+            distributed.first_decides(lambda: shutil.rmtree(stage.folder, ignore_errors=True))
+        command, arguments = self._parsed(stage)
+        code = command.main(arguments, prog_name=f"retromae {stage.verb}", standalone_mode=False)
         return int(code or 0)
 
 
@@ -172,8 +190,8 @@ def resolve(value: Any, value_of: Callable[[str], Any]) -> Any:
         return [resolve(item, value_of) for item in value]
     if not isinstance(value, str):
         return value
-    alone = _REFERENCE.fullmatch(value)
-    return value_of(alone[1]) if alone else _REFERENCE.sub(lambda match: str(value_of(match[1])), value)
+    alone = REFERENCE.fullmatch(value)
+    return value_of(alone[1]) if alone else REFERENCE.sub(lambda match: str(value_of(match[1])), value)
 
 
 def arguments_of(command: Any, stage: Stage, where: str) -> list[str]:
@@ -186,8 +204,6 @@ def arguments_of(command: Any, stage: Stage, where: str) -> list[str]:
     settings[output] = str(stage.folder)
     if "resume" in parameters:
         settings["resume"] = (stage.folder / "config.yaml").is_file()
-    elif output == "out" and stage.verb == "mine":
-        distributed.first_decides(lambda: shutil.rmtree(stage.folder, ignore_errors=True))
     positional: list[str] = []
     flags: list[str] = []
     for name, value in settings.items():

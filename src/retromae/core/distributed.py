@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar
 
@@ -25,7 +26,8 @@ def start() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not active():
         from accelerate import PartialState
 
-        PartialState(cpu=not torch.cuda.is_available())
+        # One process may build a store, an index or a measurement for long while the others wait for it.
+        PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=24))
 
 
 def first_decides(action: Callable[[], T]) -> T:

@@ -86,7 +86,7 @@ class GroupLoss(nn.Module):
         self.rider = rider
         self.progress = 0.0  # of the training, for schedules
         self.tokens_seen = 0
-        self.replayed: list[Tensor] = []  # the rider's loss, which gradient caching knows only afterwards
+        self.replayed: Tensor | None = None  # the rider's loss, which gradient caching knows only afterwards
 
     def forward(self, sentence_features: Iterable[Features], labels: Tensor | None) -> dict[str, Tensor]:
         queries, *passages = sentence_features
@@ -111,13 +111,13 @@ class GroupLoss(nn.Module):
             starts = [0]
             for column in columns:
                 starts.append(starts[-1] + _rows(column))
+                self.tokens_seen += int(column["attention_mask"].sum())
             return [_Chunk(c, torch.arange(a, b)) for c, a, b in zip(columns, starts, starts[1:])]
-        lengths = merged["attention_mask"].sum(dim=1).cpu().numpy()
+        mask = merged["attention_mask"].cpu()  # once: every look at the device would wait for it
+        lengths = mask.sum(dim=1).numpy()
         self.tokens_seen += int(lengths.sum())
-        return [
-            _Chunk(_cut(merged, torch.from_numpy(rows), int(lengths[rows].max())), torch.from_numpy(rows))
-            for rows in by_length(lengths, self.chunk_tokens)
-        ]
+        parts = [torch.from_numpy(rows) for rows in by_length(lengths, self.chunk_tokens)]
+        return [_Chunk(_cut(merged, mask, rows, int(lengths[rows.numpy()].max())), rows) for rows in parts]
 
     def _embed(self, chunk: _Chunk, **more: Any) -> tuple[Tensor, Reconstruction | None]:
         out = self.model({**chunk.features, **more})
@@ -221,7 +221,8 @@ class _Replay:
                 if rebuilt is not None:
                     part = self.loss._rebuilding([rebuilt], self.totals)["reconstruction"]
                     value = value + part
-                    self.loss.replayed.append(part.detach())
+                    known = self.loss.replayed
+                    self.loss.replayed = part.detach() if known is None else known + part.detach()
                 torch.autograd.backward([value * scale])
 
 
@@ -249,10 +250,10 @@ def _rows(features: Features) -> int:
     return int(features["input_ids"].shape[0])
 
 
-def _cut(features: Features, rows: Tensor, length: int) -> Features:
-    """Some rows of padded texts, without the columns that only longer texts need."""
-    size, width = features["attention_mask"].shape
-    mask = features["attention_mask"][rows.to(features["attention_mask"].device)]
+def _cut(features: Features, mask: Tensor, rows: Tensor, length: int) -> Features:
+    """Some rows of padded texts, without the columns that only longer texts need; `mask` lies on the host."""
+    size, width = mask.shape
+    mask = mask[rows]
     kept = slice(0, width)
     if not mask[:, length:].any():
         kept = slice(0, length)

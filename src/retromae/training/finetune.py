@@ -8,9 +8,11 @@ a refresh too, ends with the weights of one that was not.
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,8 +35,8 @@ from retromae.training.groups import Groups, InOrder, Scores
 from retromae.training.plan import NegativeDraws, QueryPlan
 from retromae.training.refresh import Refreshing
 from retromae.training.schedule import Clock
-from retromae.training.session import last_metrics, prepare_folder, required
-from retromae.training.sources import given_negatives, teacher_scores
+from retromae.training.session import last_logged, last_metrics, prepare_folder, required
+from retromae.training.sources import given_negatives, teacher_scores, with_negatives
 from retromae.training.student import Student
 
 Judge = Callable[[SentenceTransformer], dict[str, float]]  # retrieval on other queries: name → value
@@ -54,11 +56,7 @@ def finetune(
     queries that are not trained on.
     """
     disable_progress_bar()  # type: ignore[no-untyped-call]  # of transformers, for every file it writes
-    check(config)
-    run = RunFolder(required(config.output_dir, "output_dir"))
-    distributed.start()
-    settings = asdict(config)
-    checkpoint = distributed.first_decides(lambda: prepare_folder(run, settings, FREE, resume=resume))
+    run, checkpoint = claimed(config, resume)
     manifest = run.read_manifest()
     if manifest.get("finished"):
         return Outcome(run.path, int(manifest["steps"]), True, None, last_metrics(run))
@@ -69,6 +67,15 @@ def finetune(
     if held_out is not None:
         queries = np.setdiff1d(queries, held_out).astype(np.int32)
     return _Session(config, run, pairs, queries, student, judge, console).train(checkpoint)
+
+
+def claimed(config: FinetuneConfig, resume: bool) -> tuple[RunFolder, Path | None]:
+    """The run folder and the checkpoint to go on from; refuses what can be refused before anything is opened."""
+    check(config)
+    run = RunFolder(required(config.output_dir, "output_dir"))
+    distributed.start()
+    settings = asdict(config)
+    return run, distributed.first_decides(lambda: prepare_folder(run, settings, FREE, resume=resume))
 
 
 class _Session:
@@ -92,8 +99,7 @@ class _Session:
             if negatives is None:
                 raise UserError("distillation needs negatives: give --negatives, or pairs that hold some.")
             self.scores = teacher_scores(config, pairs, negatives, console=self.console)
-            compared = np.diff(negatives.lists.starts) > 0  # the others have nothing to be compared with
-            queries = queries[compared[queries]]
+            queries = np.intersect1d(queries, with_negatives(config, pairs, negatives)).astype(np.int32)
         self.given = negatives
         world = distributed.world_size() if config.share_negatives else 1
         self.batch_size = config.per_device_train_batch_size * distributed.world_size()
@@ -123,10 +129,11 @@ class _Session:
                 if checkpoint is not None:
                     self.student.load(checkpoint)  # what mines is what was trained
                 trainer = self._segment(step, interruption)
-                if interruption.signal is None:
+                if not _stopped(interruption):
                     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
                     step = int(trainer.state.global_step)
-                if interruption.signal is not None:
+                self.student.unwrap()
+                if _stopped(interruption):
                     return Outcome(self.run.path, step, False, interruption.signal, last_metrics(self.run))
                 checkpoint = self.run.checkpoint(step)
         if checkpoint is not None:
@@ -141,7 +148,7 @@ class _Session:
         if config.group_size > 1:
             draws = NegativeDraws(
                 self.plan,
-                negatives.lists if negatives is not None else Lists.from_lists([[]] * len(self.pairs)),
+                negatives.lists if negatives is not None else Lists.empty(len(self.pairs)),
                 number=config.group_size - 1,
                 window=config.negatives_window,
                 passages=len(self.pairs.passages),
@@ -158,8 +165,10 @@ class _Session:
         )
         for callback in (ProgressCallback, PrinterCallback):
             trainer.remove_callback(callback)
-        watching = Watching(self.run, self.clock, max(1.0, self.plan.batches_per_pass), self.console)
-        watching.tokens_seen = lambda: trainer.group_loss.tokens_seen
+        per_pass = self.plan.batches_per_pass / config.gradient_accumulation_steps
+        watching = Watching(self.run, self.clock, per_pass, self.console)
+        before = int(last_logged(self.run, "tokens"))
+        watching.tokens_seen = lambda: before + trainer.tokens_seen
         trainer.add_callback(Stopping(interruption, self.clock))
         trainer.add_callback(SegmentEnd(self.refreshing.next_after(step, self.steps)))
         trainer.add_callback(self.best.callback(trainer))
@@ -168,7 +177,7 @@ class _Session:
 
     def _arguments(self) -> SentenceTransformerTrainingArguments:
         config = self.config
-        return SentenceTransformerTrainingArguments(
+        arguments = SentenceTransformerTrainingArguments(
             output_dir=str(self.run.path),
             per_device_train_batch_size=config.per_device_train_batch_size,
             gradient_accumulation_steps=config.gradient_accumulation_steps,
@@ -177,7 +186,9 @@ class _Session:
             weight_decay=config.weight_decay,
             max_grad_norm=config.max_grad_norm,
             warmup_steps=round(config.warmup_ratio * self.steps),
-            lr_scheduler_type=config.lr_scheduler_type,
+            lr_scheduler_type={"constant": "constant_with_warmup"}.get(
+                config.lr_scheduler_type, config.lr_scheduler_type
+            ),
             optim="adamw_torch_fused",
             seed=config.seed,
             bf16=config.bf16,
@@ -191,35 +202,39 @@ class _Session:
             router_mapping=self.student.tasks(config.group_size),
             prompts=self.student.prompts(config.group_size),
             dataloader_num_workers=config.dataloader_num_workers,
+            dataloader_drop_last=True,  # none is partly filled; without this every process says that it should be so
             disable_tqdm=True,
             ddp_find_unused_parameters=False,
             ddp_broadcast_buffers=False,
             use_cpu=not torch.cuda.is_available(),
         )
+        # Several devices are torchrun's business: DataParallel would deal batches out against the plan.
+        arguments._n_gpu = min(1, arguments.n_gpu)
+        return arguments
 
     def _begin(self, checkpoint: Path | None) -> None:
         """Claim the run folder, now that data and model are open and nothing more can be refused."""
-        before = self.run.read_manifest().get("queries_per_step")
         now = self.batch_size * self.config.gradient_accumulation_steps
-        if checkpoint is not None and before not in (None, now):
-            raise UserError(
-                f"'{self.run.path}' trains on {before} queries per step (processes × batch × accumulation), but now "
-                f"there would be {now}; change per_device_train_batch_size so that the product stays the same."
-            )
+        effective = self.compared * self.config.group_size - 1
+        work = {
+            "fingerprint": self.pairs.fingerprint,
+            "queries_per_step": now,
+            "effective_negatives": effective,
+        }
+        if checkpoint is not None:
+            self._same_work(work)
         self.run.path.mkdir(parents=True, exist_ok=True)
         self.run.clear_unfinished()
         if not self.run.used:
             write_yaml(self.run.config, asdict(self.config))
         self.run.truncate_metrics(int(checkpoint.name.split("-")[1]) if checkpoint else -1)
-        effective = self.compared * self.config.group_size - 1
+        self.clock.start(already=last_logged(self.run, "seconds"))
         self.run.update_manifest(
             **facts_about_here(),
             pairs={"source": str(self.config.pairs), "split": self.config.split, "queries": len(self.pairs)},
-            fingerprint=self.pairs.fingerprint,
+            **work,
             world_size=distributed.world_size(),
-            queries_per_step=now,
             passages_per_query=self.config.group_size,
-            effective_negatives=effective,
             total_steps=self.steps,
             start=self.student.facts,
         )
@@ -228,16 +243,31 @@ class _Session:
             f"{now}; each query is compared with its positive and {effective:,} negatives"
         )
 
+    def _same_work(self, facts: dict[str, Any]) -> None:
+        """Refuse to go on with other data, or with batches of another size."""
+        before = self.run.read_manifest()
+        changed = [
+            f"{name} was {before[name]}, is {value}"
+            for name, value in facts.items()
+            if before.get(name, value) != value
+        ]
+        if changed:
+            raise UserError(
+                f"'{self.run.path}' cannot go on ({'; '.join(changed)}): take the same pairs, and let processes × "
+                "per_device_train_batch_size × gradient_accumulation_steps give the same batches, or choose another "
+                "output_dir."
+            )
+
     def _finish(self, step: int) -> Outcome:
         self.best.measure_at_end(step)
-        kept = self.best.kept
-        if kept is not None and kept["step"] == 0:
-            self._say(
-                "[bold]no checkpoint was better than the model it started from: model/ is that model[/bold]"
-            )
         if distributed.writes():
+            kept = self.best.kept
+            if kept is not None and kept["step"] == 0:
+                self._say(
+                    "[bold]no checkpoint was better than the model it started from: model/ is that model[/bold]"
+                )
             with replacing_folder(self.run.model) as folder:
-                if self.best.kept is not None:  # a copy: a kill in between must find it again
+                if kept is not None:  # a copy: a kill in between must find it again
                     shutil.copytree(self.run.best, folder, dirs_exist_ok=True)
                 else:
                     self.student.save(folder)
@@ -245,7 +275,7 @@ class _Session:
             self.run.update_manifest(
                 finished=True,
                 steps=step,
-                best=self.best.kept,
+                best=kept,
                 queries_left_out=self.plan.left_out,
                 refreshes=self.refreshing.history(),
             )
@@ -257,3 +287,11 @@ class _Session:
     def _say(self, text: str) -> None:
         if self.console is not None:
             self.console.print(text, highlight=False, soft_wrap=True)
+
+
+def _stopped(interruption: Interruption) -> bool:
+    """Has a signal come? Alike on all processes: it may have reached one of them alone, or one of them first."""
+    if not distributed.any_rank(interruption.signal is not None):
+        return False
+    interruption.signal = interruption.signal or signal.SIGTERM
+    return True

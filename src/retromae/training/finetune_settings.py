@@ -41,12 +41,15 @@ class FinetuneConfig:
     # negatives
     negatives: str | None = setting(None, "mined negatives (`retromae mine`), or a run in TREC's format")
     train_group_size: int | None = setting(
-        None, "passages per query: one positive, the rest negatives (default: 8 with negatives, else 1)"
+        None,
+        "passages per query: one positive, the rest negatives, random ones where there are too few "
+        "(default: 8 with negatives, else 1)",
     )
     negatives_window: int = setting(200, "negatives are drawn from so many best candidates")
     share_negatives: bool = setting(True, "with several processes: every query sees the passages of all")
     refresh_every: int | None = setting(
-        None, "mine anew with the current weights every so many steps (ANCE); the first time at the start"
+        None,
+        "mine anew with the current weights every so many steps (ANCE); without given negatives at the start too",
     )
     refresh_depth: int = setting(200, "refreshing: how deep to mine")
     refresh_until: float = setting(
@@ -70,7 +73,7 @@ class FinetuneConfig:
     student_temperature: float = setting(1.0, "distillation: the student's scores are divided by it")
     teacher_temperature: float = setting(1.0, "distillation: the teacher's scores are divided by it")
     distillation_weight: float = setting(1.0, "weight of the loss against the teacher")
-    contrastive_weight: float = setting(1.0, "weight of the contrastive loss")
+    contrastive_weight: float = setting(1.0, "weight of the contrastive loss beside another")
 
     # RetroMAE at the same time (the unified framework's second stage)
     reconstruction: Literal["none", "retromae", "dupmae"] = setting(
@@ -148,6 +151,34 @@ FREE = {
 }
 
 
+_LEAST = {
+    "train_group_size": 1,
+    "negatives_window": 1,
+    "refresh_every": 1,
+    "refresh_depth": 1,
+    "distillation_weight": 0,
+    "contrastive_weight": 0,
+    "reconstruction_weight": 0,
+    "per_device_train_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "chunk_tokens": 1,
+    "max_steps": 1,
+    "learning_rate": 0,
+    "weight_decay": 0,
+    "max_grad_norm": 0,
+    "dataloader_num_workers": 0,
+    "logging_steps": 1,
+    "eval_steps": 1,
+    "eval_queries": 0,
+    "eval_passages": 1,
+    "early_stopping_patience": 1,
+    "save_steps": 1,
+    "save_total_limit": 1,
+}
+_ABOVE_ZERO = ("temperature", "student_temperature", "teacher_temperature", "num_train_epochs")
+_SHARES = ("refresh_until", "warmup_ratio")
+
+
 def check(config: FinetuneConfig) -> None:
     """Refuse settings that contradict each other, before anything is opened."""
 
@@ -155,9 +186,7 @@ def check(config: FinetuneConfig) -> None:
         if wrong:
             raise UserError(sentence)
 
-    for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "query_max_len"):
-        refuse(getattr(config, name) < 1, f"{name} must be at least 1, not {getattr(config, name)}.")
-    refuse(config.group_size < 1, f"train_group_size must be at least 1, not {config.group_size}.")
+    _check_numbers(config)
     sources = bool(config.negatives or config.refresh_every or config.teacher)
     refuse(
         config.train_group_size == 1 and sources,
@@ -184,7 +213,29 @@ def check(config: FinetuneConfig) -> None:
         "reconstruction works with the dense [CLS] vector; leave lexical_terms and pooling out.",
     )
     refuse(
-        config.temperature is not None and config.temperature <= 0,
-        f"temperature must be above 0, not {config.temperature}.",
+        config.reconstruction == "none" and (config.reconstruction_clean or config.reconstruct_queries),
+        "reconstruction_clean and reconstruct_queries say how texts are rebuilt: give reconstruction too.",
     )
-    refuse(config.refresh_every is not None and config.refresh_every < 1, "refresh_every must be at least 1.")
+    refuse(
+        config.refresh_every is None and (config.absolute_margin, config.relative_margin) != (None, None),
+        "absolute_margin and relative_margin are rules of mining: give refresh_every too, or mine with them.",
+    )
+    refuse(
+        config.early_stopping_patience is not None and not config.eval_queries,
+        "early_stopping_patience needs measurements: leave eval_queries above 0.",
+    )
+
+
+def _check_numbers(config: FinetuneConfig) -> None:
+    """Refuse numbers that make no sense."""
+    for name, minimum in _LEAST.items():
+        value = getattr(config, name)
+        if value is not None and value < minimum:
+            raise UserError(f"{name} must be at least {minimum}, not {value}.")
+    for name in _ABOVE_ZERO:
+        value = getattr(config, name)
+        if value is not None and value <= 0:
+            raise UserError(f"{name} must be above 0, not {value}.")
+    for name in _SHARES:
+        if not 0 <= getattr(config, name) <= 1:
+            raise UserError(f"{name} is a share, from 0 to 1, not {getattr(config, name)}.")

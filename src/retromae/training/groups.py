@@ -11,6 +11,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
 from numpy.typing import NDArray
 from sentence_transformers.base.sampler import DefaultBatchSampler
@@ -76,7 +77,8 @@ class Groups:
         if numbers:
             labels.append(np.column_stack([passes, queries, passages]).astype(np.float64))
         if labels:
-            columns["label"] = np.concatenate(labels, axis=1).tolist()
+            # float64, as tensors: the collator would make float32 of lists, which cannot hold every number
+            columns["label"] = list(torch.from_numpy(np.concatenate(labels, axis=1)))
         return columns
 
 

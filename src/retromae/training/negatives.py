@@ -13,6 +13,7 @@ d⁺ is the query's best-scored answer.
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,8 +34,8 @@ from retromae.retrieval.shards import VectorStore
 from retromae.retrieval.vectors import Vectors
 from retromae.text.candidates import Candidates
 from retromae.text.pairs import Lists, Pairs
-from retromae.training.cross_encoder import open_cross_encoder
 from retromae.training.scores import score_candidates, scores_folder
+from retromae.training.sources import open_teacher
 
 _QUERIES, _BM25_QUERIES = 256, 8192  # searched at once
 _ANSWERS = 50  # known answers of a query that are looked past, at most
@@ -76,6 +77,7 @@ def mine(
 
     `work` holds the corpus' vectors meanwhile: a call that was interrupted goes on with them. It is removed.
     """
+    _check(config)
     vectors = work / "vectors"
     embed_corpus(encoder, lambda: iter(pairs.passages), vectors, progress=progress)
     distributed.barrier()
@@ -89,16 +91,18 @@ def mine(
     distributed.barrier()
     whole = _joined([work / f"found-{r}-of-{ranks}.npz" for r in range(ranks)], len(pairs))
     whole.facts = {"model": encoder.source, "fingerprint": encoder.fingerprint}
+    del index, found
     distributed.barrier()
     if distributed.writes():
-        shutil.rmtree(work)
+        _remove(work)
     return keep(whole, pairs, config)
 
 
 def mine_bm25(pairs: Pairs, config: MineConfig, language: str = "english") -> Candidates:
     """Mine with BM25. Its score of an answer that it does not find among the candidates is not known."""
+    _check(config)
     bm25 = BM25.build(pairs.passages, language=language)
-    wide = config.depth + config.skip + _ANSWERS
+    wide = min(config.depth + config.skip + _ANSWERS, len(pairs.passages))
     places = np.full((len(pairs), wide), -1, dtype=np.int32)
     scores = np.zeros((len(pairs), wide), dtype=np.float32)
     answers = np.full(len(pairs), np.nan, dtype=np.float32)
@@ -115,6 +119,21 @@ def mine_bm25(pairs: Pairs, config: MineConfig, language: str = "english") -> Ca
             if right.any():
                 answers[query] = values[begin:end][right].max()
     return keep(Found(places, scores, answers, {"model": "bm25", "language": language}), pairs, config)
+
+
+def _check(config: MineConfig) -> None:
+    if config.depth < 1 or config.skip < 0:
+        raise UserError(
+            f"depth must be at least 1 and skip at least 0, not {config.depth} and {config.skip}."
+        )
+
+
+def _remove(work: Path) -> None:
+    """It loses its name first: half of it would be taken for something that a kill has left to go on with."""
+    doomed = work.with_name(f"{work.name}.old")
+    shutil.rmtree(doomed, ignore_errors=True)
+    os.replace(work, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def _index(vectors: Path, folder: Path) -> None:
@@ -168,10 +187,6 @@ def _joined(parts: list[Path], queries: int) -> Found:
 
 def keep(found: Found, pairs: Pairs, config: MineConfig) -> Candidates:
     """What may be trained on as wrong, best first, with the numbers of what was dropped."""
-    if config.depth < 1 or config.skip < 0:
-        raise UserError(
-            f"depth must be at least 1 and skip at least 0, not {config.depth} and {config.skip}."
-        )
     kept: list[NDArray[np.int32]] = []
     scores: list[NDArray[np.float32]] = []
     dropped = {"known answers": 0, "absolute margin": 0, "relative margin": 0}
@@ -211,9 +226,13 @@ def _limits(answer: float, config: MineConfig) -> dict[str, float]:
     return limits
 
 
-def reject_by_teacher(candidates: Candidates, pairs: Pairs, teacher: str, margin: float) -> Candidates:
+def reject_by_teacher(
+    candidates: Candidates, pairs: Pairs, teacher: str, margin: float, *, progress: bool = False
+) -> Candidates:
     """Drop candidates that a cross-encoder scores above the query's best answer minus `margin`."""
-    scores = score_candidates(open_cross_encoder(teacher), pairs, candidates, scores_folder(teacher))
+    scores = score_candidates(
+        open_teacher(teacher), pairs, candidates, scores_folder(teacher), progress=progress
+    )
     answers = np.maximum.reduceat(scores.positives, pairs.positives.starts[:-1])
     return reject(candidates, scores.candidates, answers, margin)
 

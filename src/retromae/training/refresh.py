@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from retromae.core import distributed
@@ -76,8 +77,10 @@ class Refreshing:
             relative_margin=config.relative_margin,
         )
         work = self.folder / f".work-{step}"
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".* are longer than .* tokens")  # passage_max_len says so
+        device = self.student.model.device.type
+        with warnings.catch_warnings(), torch.autocast(device, torch.bfloat16, enabled=config.bf16):
+            # passage_max_len says so
+            warnings.filterwarnings("ignore", message=".* are longer than .* tokens")
             found = mine(self.student.encoder(), self.pairs, work, rules, progress=self.console is not None)
         facts: dict[str, Any] = {"step": step}
         if before is not None:
@@ -114,4 +117,4 @@ class Refreshing:
     def clean(self) -> None:
         """Vectors that an interrupted refresh has left."""
         for path in self.folder.glob(".work-*"):
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)

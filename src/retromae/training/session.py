@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def prepare_folder(
         )
     if run.used:
         _same_settings(run, settings, free)
-    elif run.path.exists() and any(run.path.iterdir()):
+    elif run.path.exists() and not all(path.match(".*.tmp") for path in run.path.iterdir()):
         raise UserError(f"'{run.path}' is not empty and holds no run of ours; choose another output_dir.")
     return run.latest()
 
@@ -46,11 +46,8 @@ def _same_settings(run: RunFolder, settings: Mapping[str, Any], free: set[str]) 
 
 def measurements(run: RunFolder) -> list[tuple[int, dict[str, float]]]:
     """(step, metrics) of every evaluation that the run logged, in order."""
-    if not run.metrics.is_file():
-        return []
     found = []
-    for line in run.metrics.read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
+    for record in _records(run):
         metrics = {n.removeprefix("eval_"): v for n, v in record.items() if n.startswith("eval_")}
         if metrics:
             found.append((int(record["step"]), metrics))
@@ -61,3 +58,13 @@ def last_metrics(run: RunFolder) -> dict[str, float]:
     """The last evaluation that the run logged."""
     found = measurements(run)
     return found[-1][1] if found else {}
+
+
+def last_logged(run: RunFolder, name: str) -> float:
+    """The last value that the run logged under this name, 0 if none."""
+    return next((float(record[name]) for record in reversed(list(_records(run))) if name in record), 0.0)
+
+
+def _records(run: RunFolder) -> Iterator[dict[str, Any]]:
+    if run.metrics.is_file():
+        yield from map(json.loads, run.metrics.read_text(encoding="utf-8").splitlines())

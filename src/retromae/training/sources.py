@@ -5,15 +5,17 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
+from sentence_transformers import CrossEncoder
 
 from retromae.core.errors import UserError
 from retromae.text.candidates import Candidates
 from retromae.text.pairs import Lists, Pairs
-from retromae.training.cross_encoder import open_cross_encoder
+from retromae.training.cross_encoder import is_cross_encoder, open_cross_encoder
 from retromae.training.finetune_settings import FinetuneConfig
 from retromae.training.groups import Scores
 from retromae.training.plan import Numbers
 from retromae.training.scores import score_candidates, scores_folder
+from retromae.training.teacher_groups import Groups
 
 WITH_PAIRS = "pairs"  # as `teacher`: the scores that the data brings along
 
@@ -23,6 +25,19 @@ def given_negatives(config: FinetuneConfig, pairs: Pairs) -> Candidates | None:
     if config.negatives:
         return Candidates.open(config.negatives, pairs)
     return Candidates.given(pairs) if config.group_size > 1 or config.teacher else None
+
+
+def with_negatives(config: FinetuneConfig, pairs: Pairs, negatives: Candidates) -> NDArray[np.int64]:
+    """The queries that have a candidate which is none of their answers: the others teach a student nothing."""
+    window, size = config.negatives_window, config.group_size
+    return Groups(pairs, negatives, size, window, config.seed).trainable()
+
+
+def open_teacher(teacher: str) -> CrossEncoder:
+    """A cross-encoder that has been trained: of a plain encoder the head, and every score, would be random."""
+    if not is_cross_encoder(teacher):
+        raise UserError(f"'{teacher}' is no cross-encoder; train one with `retromae teach` first.")
+    return open_cross_encoder(teacher)
 
 
 def teacher_scores(
@@ -35,11 +50,17 @@ def teacher_scores(
             raise UserError(
                 f"'{config.pairs}' brings no scores for its positives and these negatives; name a teacher's run."
             )
+        missing = sum(int(np.isnan(part).sum()) for part in (pairs.positive_scores, pairs.negative_scores))
+        if missing:
+            raise UserError(
+                f"'{config.pairs}' lacks {missing:,} of the scores of its passages; give every one a score, or name a "
+                "teacher's run."
+            )
         return Known(
             len(pairs.passages),
             [(pairs.positives, pairs.positive_scores), (negatives.lists, pairs.negative_scores)],
         )
-    teacher = open_cross_encoder(config.teacher)
+    teacher = open_teacher(config.teacher)
     folder = scores_folder(config.teacher)
     found = score_candidates(
         teacher, pairs, negatives, folder, bf16=config.bf16, progress=console is not None

@@ -77,6 +77,7 @@ class Student:
                 teacher_temperature=config.teacher_temperature,
             )
             parts.append(Part("distillation", config.distillation_weight, against))
+        alone = not scored and config.reconstruction == "none"
         if not scored or config.contrastive_weight:
             default = 0.05 if self.cosine else 1.0
             contrast = MultipleNegativesRankingLoss(
@@ -85,7 +86,7 @@ class Student:
                 similarity_fct=cos_sim if self.cosine else dot_score,
                 gather_across_devices=config.share_negatives and distributed.world_size() > 1,
             )
-            parts.append(Part("contrastive", config.contrastive_weight if scored else 1.0, contrast))
+            parts.append(Part("contrastive", 1.0 if alone else config.contrastive_weight, contrast))
         on_host = self.model.device.type == "cpu"
         return GroupLoss(
             self.model,
@@ -148,6 +149,12 @@ class Student:
     def load(self, checkpoint: Path) -> None:
         """Be where a checkpoint was."""
         load_model(self.model, checkpoint / WEIGHTS_NAME)
+
+    def unwrap(self) -> None:
+        """Take off what a trainer has put around the forward pass for mixed precision: the next one puts it on again,
+        and a run that is resumed here has none."""
+        for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
+            vars(self.model).pop(name, None)
 
     def encoder(self) -> Encoder:
         """The model as it is now, for encoding queries and passages."""

@@ -172,7 +172,8 @@ class TeacherTrainer(Resumable, CrossEncoderTrainer):
         write_json(folder / STATE_NAME, self.kept)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        self.model.save_pretrained(output_dir or self._get_output_dir(), create_model_card=False)
+        if self.args.should_save:  # some versions of transformers call this on every process
+            self.model.save_pretrained(output_dir or self._get_output_dir(), create_model_card=False)
 
     def take_weights(self, checkpoint: Path) -> None:
         """Be where the checkpoint was, without training on."""

@@ -202,9 +202,10 @@ class PretrainTrainer(Resumable, Trainer):
         write_json(folder / STATE_NAME, self.kept)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        folder = Path(output_dir or self._get_output_dir())
-        folder.mkdir(parents=True, exist_ok=True)
-        save_model(self.objective, str(folder / WEIGHTS_NAME))
+        if self.args.should_save:  # some versions of transformers call this on every process
+            folder = Path(output_dir or self._get_output_dir())
+            folder.mkdir(parents=True, exist_ok=True)
+            save_model(self.objective, str(folder / WEIGHTS_NAME))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_model(self.objective, Path(resume_from_checkpoint) / WEIGHTS_NAME)

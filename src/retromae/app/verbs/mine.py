@@ -15,6 +15,7 @@ from retromae.core.distributed import writes
 from retromae.core.errors import UserError
 from retromae.core.ranking import write_trec
 from retromae.text.pairs import Pairs
+from retromae.training.cross_encoder import is_cross_encoder
 from retromae.training.mining_report import sample, summary
 from retromae.training.negatives import MineConfig, mine, mine_bm25, reject_by_teacher
 
@@ -49,6 +50,8 @@ def command(
     folder = Path(out)
     if folder.exists():
         raise UserError(f"'{folder}' exists already; choose another folder, or delete it.")
+    if teacher is not None and not is_cross_encoder(teacher):  # before anything is mined
+        raise UserError(f"'{teacher}' is no cross-encoder; train one with `retromae teach` first.")
     data = Pairs.open(pairs, split, cache=cache)
     if model == "bm25":
         found = mine_bm25(data, rules)
@@ -56,7 +59,7 @@ def command(
         work = folder.with_name(f".{folder.name}.work")  # kept after a kill: vectors are not made twice
         found = mine(encoder.open(model), data, work, rules, progress=writes())
     if teacher is not None:
-        found = reject_by_teacher(found, data, teacher, teacher_margin)
+        found = reject_by_teacher(found, data, teacher, teacher_margin, progress=writes())
     if writes():
         found.write(folder, data)
         (folder / "sample.md").write_text(sample(found, data), encoding="utf-8")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import yaml
 
 from retromae.app.flags import console, find_recipe
-from retromae.app.pipeline import Pipeline
+from retromae.app.pipeline import REFERENCE, Pipeline
 from retromae.core import distributed
-from retromae.core.config import read_yaml
+from retromae.core.config import read_yaml, unknown_key
 from retromae.core.distributed import writes
 from retromae.core.errors import UserError
 
@@ -30,11 +30,15 @@ def command(
 ) -> None:
     """Run several verbs in a row, from one file. The same command again goes on where it was interrupted."""
     values = read_yaml(find_recipe(recipe))
+    known = {"output_dir", *values, *REFERENCE.findall(str(values))} - {"stages"}
     for item in set or []:
         name, equals, value = item.partition("=")
-        if not equals or name == "stages":
+        name = name.replace("-", "_")
+        if not equals:
             raise UserError(f"--set takes name=value, not '{item}'.")
-        values[name.replace("-", "_")] = yaml.safe_load(value)
+        if name not in known:
+            raise unknown_key(name, known, f"--set, {recipe}")
+        values[name] = _read(value)
     pipeline = Pipeline(values, recipe)
     if plan:
         for stage, state in pipeline.states():
@@ -46,6 +50,13 @@ def command(
     code = pipeline.run(_say)
     if code:
         raise typer.Exit(code)
+
+
+def _read(value: str) -> Any:
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"--set: '{value}' is no value that YAML knows; put it in quotes.") from None
 
 
 def _say(line: str) -> None:
