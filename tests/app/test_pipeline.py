@@ -37,7 +37,7 @@ def small(folder: Path, model: Path, data: Path) -> Path:
         "depth": 8,
     }
     values |= {
-        "margin": 0.0,
+        "margin": None,
         "query_max_len": 12,
         "passage_max_len": 40,
         "eval_queries": 6,

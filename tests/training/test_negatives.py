@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 
+from retromae.app.verbs import command_of
+from retromae.core.errors import UserError
 from retromae.core.ranking import read_trec
 from retromae.retrieval.encoder import Encoder
 from retromae.text.candidates import Candidates
@@ -135,8 +137,8 @@ def test_the_command_line_mines_and_says_what_it_dropped(
     first = next(iter(run))
     number = int(pairs.queries.numbers_of([first])[0])
     assert pairs.passages.ids_of(found.lists[number]) == run[first].ids
-    again = retromae(*arguments, cache=cache)
-    assert again.returncode == 2 and "exists already" in again.stderr
+    with pytest.raises(UserError, match="exists already"):
+        command_of("mine").main([*map(str, arguments[1:]), "--cache", str(cache)], standalone_mode=False)
 
 
 def test_two_processes_mine_the_same(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:

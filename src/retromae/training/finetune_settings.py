@@ -117,9 +117,9 @@ class FinetuneConfig:
     logging_steps: int = setting(20, "steps between lines in metrics.jsonl and on the screen")
     eval_split: str = setting("dev", "part of the pairs to measure retrieval on while training")
     eval_steps: int | None = setting(None, "steps between measurements (default: a tenth of the run)")
-    eval_queries: int = setting(1000, "queries of a measurement, at most; 0 measures nothing")
+    eval_queries: int = setting(500, "queries of a measurement, at most; 0 measures nothing")
     eval_passages: int = setting(
-        10_000, "passages searched in a measurement: the judged ones, BM25's best, and random ones"
+        5_000, "passages searched in a measurement: the judged ones, BM25's best, and random ones"
     )
     eval_metric: str = setting("nDCG@10", "what the best checkpoint is chosen by")
     keep_best: bool = setting(True, "model/ is the best measured checkpoint, not the last")
