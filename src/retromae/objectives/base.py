@@ -142,25 +142,6 @@ class Objective(nn.Module, ABC):
                 tensor.copy_(heads[name])
         return fits
 
-    # An objective that gives `encode` (and `sums` and `weight`, where the defaults do not say all) can share its
-    # encoder pass with contrastive learning: see `unified`.
-
-    def encode(self, batch: Batch, drawn: Drawn) -> Encoded:
-        """One pass over `drawn.tensors["token_ids"]`, the encoder before anything else, and what it must predict."""
-        raise NotImplementedError
-
-    def sums(self, batch: Batch, encoded: Encoded) -> dict[str, Tensor]:
-        """Part → the sum of its losses over this batch, with gradient, divided by nothing yet.
-
-        With the counts of a step, its loss is Σ weight(part) · sum / count: what `forward` gives.
-        """
-        one = encoded.hidden.new_ones((), dtype=torch.float32)
-        return {part.name: self.vocabulary_losses([part], {part.name: one})[0] for part in encoded.parts}
-
-    def weight(self, part: str) -> float:
-        """What the mean of a part is multiplied by in the loss."""
-        return 1.0
-
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
         """For watching: name → (sum, count) over this batch, to be added up over batches and divided."""
@@ -242,6 +223,26 @@ class Objective(nn.Module, ABC):
             measures[f"{part.name}_loss"] = (nll.sum(), count)
             measures[f"{part.name}_accuracy"] = (hits.sum(), count)
         return measures
+
+
+class OnePass(Objective):
+    """An objective whose losses all come out of one encoder pass, which others may therefore share: `unified`."""
+
+    @abstractmethod
+    def encode(self, batch: Batch, drawn: Drawn) -> Encoded:
+        """One pass over `drawn.tensors["token_ids"]`, the encoder before anything else, and what it must predict."""
+
+    def sums(self, batch: Batch, encoded: Encoded) -> dict[str, Tensor]:
+        """Part → the sum of its losses over this batch, with gradient, divided by nothing yet.
+
+        With the counts of a step, its loss is Σ weight(part) · sum / count: what `forward` gives.
+        """
+        one = encoded.hidden.new_ones((), dtype=torch.float32)
+        return {part.name: self.vocabulary_losses([part], {part.name: one})[0] for part in encoded.parts}
+
+    def weight(self, part: str) -> float:
+        """What the mean of a part is multiplied by in the loss."""
+        return 1.0
 
 
 _ENCODER_STREAMS = (

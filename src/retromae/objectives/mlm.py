@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from retromae.core.config import setting
-from retromae.objectives.base import Batch, Drawn, Labelled, Objective, count
+from retromae.objectives.base import Batch, Drawn, Encoded, Labelled, OnePass, count
 
 
 @dataclass
@@ -17,7 +17,7 @@ class MLMConfig:
     encoder_mlm_probability: float = setting(0.15, "share of the words that the encoder must guess")
 
 
-class MaskedLanguageModel(Objective):
+class MaskedLanguageModel(OnePass):
     """Cross-entropy of the masked tokens (Devlin et al., 2019), whole words at a time.
 
         L = mean over masked x_i of CE(x_i | Φ_enc(X̃))
@@ -37,14 +37,14 @@ class MaskedLanguageModel(Objective):
         self, batch: Batch, drawn: Drawn | None = None, totals: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
         drawn = drawn or self.draw(batch)
-        loss, parts = self.vocabulary_losses([self._labelled(batch, drawn)], totals or drawn.counts)
+        loss, parts = self.vocabulary_losses(self.encode(batch, drawn).parts, totals or drawn.counts)
         return {"loss": loss, **parts}
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
-        return self.vocabulary_measures([self._labelled(batch, self.draw(batch))])
+        return self.vocabulary_measures(self.encode(batch, self.draw(batch)).parts)
 
-    def _labelled(self, batch: Batch, drawn: Drawn) -> Labelled:
+    def encode(self, batch: Batch, drawn: Drawn) -> Encoded:
         hidden = self.backbone.encode(drawn.tensors["token_ids"], batch.attention_mask)
         labelled = drawn.tensors["labelled"]
-        return Labelled("encoder", hidden[labelled], batch.token_ids[labelled])
+        return Encoded(hidden, [Labelled("encoder", hidden[labelled], batch.token_ids[labelled])])

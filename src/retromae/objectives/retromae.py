@@ -14,7 +14,7 @@ from retromae.core.draws import Stream, at_pairs, below, stream_keys
 from retromae.core.errors import UserError
 from retromae.models.backbone import Backbone
 from retromae.models.decoders import BasicDecoder, EnhancedDecoder
-from retromae.objectives.base import Batch, Drawn, Encoded, Labelled, Objective, Vocabulary, count
+from retromae.objectives.base import Batch, Drawn, Encoded, Labelled, OnePass, Vocabulary, count
 
 
 @dataclass
@@ -39,7 +39,7 @@ class RetroMAEConfig:
     )
 
 
-class RetroMAE(Objective):
+class RetroMAE(OnePass):
     """The sentence vector of a masked passage, and a weak decoder that must rebuild the passage from it.
 
         h      = Φ_enc(X̃_enc)[CLS]                                   30 % of the words masked

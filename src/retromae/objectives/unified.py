@@ -37,6 +37,7 @@ from retromae.core.files import replacing_folder, write_json
 from retromae.models import checkpoint
 from retromae.models.checkpoint import SENTENCE_FILE, Checkpoint, open_checkpoint
 from retromae.objectives import Batch, Drawn, Objective, Vocabulary, available, load
+from retromae.objectives.base import OnePass
 
 _MODEL_FILE = "config_sentence_transformers.json"
 
@@ -109,12 +110,12 @@ class UnifiedEncoder(InputModule):
         clean: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        if type(objective).encode is Objective.encode:
+        if not isinstance(objective, OnePass):
             raise UserError(
-                f"{type(objective).__name__} does not give its encoder pass to others (`encode`), so it cannot be "
-                "trained together with contrastive learning; choose another objective, for example retromae."
+                f"{type(objective).__name__} does not get all its losses from one encoder pass (it is no `OnePass`), "
+                "so it cannot be trained together with contrastive learning; choose another, for example retromae."
             )
-        self.objective = objective
+        self.objective: OnePass = objective
         self.tokenizer: Any = tokenizer
         self.max_seq_length = min(
             max_seq_length or objective.backbone.max_length, objective.backbone.max_length

@@ -29,6 +29,13 @@ class Interruption:
             signal.raise_signal(number)
         self.signal = number
 
+    def agreed(self) -> bool:
+        """Has one come? Alike on all processes: it may have reached one of them alone, or one of them first."""
+        if not distributed.any_rank(self.signal is not None):
+            return False
+        self.signal = self.signal or signal.SIGTERM
+        return True
+
     @contextmanager
     def listening(self) -> Iterator[Interruption]:
         before = {number: signal.signal(number, self._take) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -49,8 +56,7 @@ class Stopping(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        if distributed.any_rank(self.interruption.signal is not None):
-            self.interruption.signal = self.interruption.signal or signal.SIGTERM
+        if self.interruption.agreed():
             control.should_save = control.should_training_stop = True
         elif distributed.any_rank(self.clock.out_of_time):
             control.should_log = control.should_training_stop = True

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from retromae.core import distributed
 from retromae.core.draws import Stream, key
+from retromae.core.files import write_json
 from retromae.core.runs import RunFolder
+from retromae.training.callbacks import Interruption
+from retromae.training.schedule import Clock
 
 if TYPE_CHECKING:
     from transformers import Trainer as _Base
 else:
     _Base = object
+
+
+STATE_NAME = "retromae_state.json"
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The small state of a checkpoint."""
+    return dict(json.loads((checkpoint / STATE_NAME).read_text(encoding="utf-8")))
 
 
 class Resumable(_Base):
@@ -69,3 +83,52 @@ class Resumable(_Base):
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Nothing was saved."""
+
+
+class Clocked(Resumable):
+    """A trainer whose learning rate follows a `Clock`, and whose checkpoints keep a small state of its own.
+
+    Its batches are named by step, so resuming skips and replays nothing.
+    """
+
+    clock: Clock
+    kept: dict[str, Any]  # best score, patience, …
+    _tokens = 0  # that all processes together have trained on, up to the last time they were counted
+
+    @property
+    def tokens_seen(self) -> int:
+        return self._tokens
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if self.lr_scheduler is None:
+            self.lr_scheduler = LambdaLR(cast(Any, optimizer or self.optimizer), self.clock.learning_rate)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def complete_checkpoint(self, folder: Path) -> None:
+        self.kept |= {
+            "step": self.state.global_step,
+            "tokens_seen": self.tokens_seen,
+            "seconds": self.clock.seconds(),
+            "batches_per_step": self.args.world_size * self.args.gradient_accumulation_steps,
+        }
+        write_json(folder / STATE_NAME, self.kept)
+
+    def resume_from(self, checkpoint: Path) -> None:
+        """Take over the small state of a checkpoint; the Trainer reads weights and optimiser itself."""
+        self.kept = read_state(checkpoint)
+        self._tokens = int(self.kept["tokens_seen"])
+        self.clock.start(already=float(self.kept["seconds"]))
+
+    def run_from(self, checkpoint: Path | None, interruption: Interruption, over: Callable[[], bool]) -> int:
+        """Train on, unless the checkpoint was the end (`over`) of a run killed before it finished; the last step."""
+        self.clock.start()
+        if checkpoint is not None:
+            self.resume_from(checkpoint)
+        if checkpoint is not None and over():
+            self._load_from_checkpoint(str(checkpoint))
+            self.state.global_step = int(self.kept["step"])
+        else:
+            with interruption.listening():
+                self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        return int(self.state.global_step)

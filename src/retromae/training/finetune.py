@@ -8,7 +8,6 @@ a refresh too, ends with the weights of one that was not.
 from __future__ import annotations
 
 import shutil
-import signal
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -129,11 +128,11 @@ class _Session:
                 if checkpoint is not None:
                     self.student.load(checkpoint)  # what mines is what was trained
                 trainer = self._segment(step, interruption)
-                if not _stopped(interruption):
+                if not interruption.agreed():
                     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
                     step = int(trainer.state.global_step)
                 self.student.unwrap()
-                if _stopped(interruption):
+                if interruption.agreed():
                     return Outcome(self.run.path, step, False, interruption.signal, last_metrics(self.run))
                 checkpoint = self.run.checkpoint(step)
         if checkpoint is not None:
@@ -287,11 +286,3 @@ class _Session:
     def _say(self, text: str) -> None:
         if self.console is not None:
             self.console.print(text, highlight=False, soft_wrap=True)
-
-
-def _stopped(interruption: Interruption) -> bool:
-    """Has a signal come? Alike on all processes: it may have reached one of them alone, or one of them first."""
-    if not distributed.any_rank(interruption.signal is not None):
-        return False
-    interruption.signal = interruption.signal or signal.SIGTERM
-    return True

@@ -76,7 +76,7 @@ class FinetuneConfig:
     contrastive_weight: float = setting(1.0, "weight of the contrastive loss beside another")
 
     # RetroMAE at the same time (the unified framework's second stage)
-    reconstruction: Literal["none", "retromae", "dupmae"] = setting(
+    reconstruction: Literal["none", "mlm", "retromae", "dupmae"] = setting(
         "none", "also rebuild the texts from their vectors, in the same encoder pass"
     )
     reconstruction_weight: float = setting(1.0, "weight of that loss")

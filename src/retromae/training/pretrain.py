@@ -22,13 +22,14 @@ from retromae.objectives import Batch, Objective
 from retromae.text.rows import Rows
 from retromae.training.batches import BatchPlan, Padding, RankSampler, RowBatches, loader
 from retromae.training.callbacks import Interruption, Stopping, Watching
+from retromae.training.checkpoints import read_state
 from retromae.training.heldout import default_share, split
 from retromae.training.judge import Judge
 from retromae.training.schedule import Clock
 from retromae.training.session import last_metrics, prepare_folder, required
 from retromae.training.settings import FREE, Resolved
 from retromae.training.start import build_objective, open_start
-from retromae.training.trainer import PretrainTrainer, read_state
+from retromae.training.trainer import PretrainTrainer
 
 
 def pretrain(settings: Resolved, *, resume: bool = False, console: Console | None = None) -> Outcome:
@@ -187,16 +188,8 @@ class _Session:
             self._say(
                 "[yellow]Too few documents to hold any out: nothing tells whether this run works.[/yellow]"
             )
-        self.clock.start()
-        if checkpoint is not None:
-            trainer.resume_from(checkpoint)
-        if checkpoint is not None and self._over(trainer):
-            trainer.take_weights(checkpoint)  # killed between the last step and the end
-        else:
-            with interruption.listening():
-                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        steps = int(trainer.state.global_step)
-        if interruption.signal is not None:
+        steps = trainer.run_from(checkpoint, interruption, lambda: self._over(trainer))
+        if interruption.agreed():
             return Outcome(self.run.path, steps, False, interruption.signal, self.judge.last)
         return self._finish(trainer, steps)
 

@@ -22,6 +22,7 @@ from retromae.core.errors import UserError
 from retromae.core.files import replacing_folder, write_json
 from retromae.core.runs import Outcome, RunFolder, facts_about_here
 from retromae.training.callbacks import Interruption, Stopping, Watching
+from retromae.training.checkpoints import read_state
 from retromae.training.cross_encoder import is_cross_encoder, open_cross_encoder
 from retromae.training.reranking import Reranking
 from retromae.training.schedule import Clock
@@ -31,7 +32,6 @@ from retromae.training.teacher_data import TeacherData, measuring, open_data
 from retromae.training.teacher_groups import GroupPlan, Groups, GroupTexts, ShareOfPlan
 from retromae.training.teacher_settings import FREE, TeacherConfig, check
 from retromae.training.teacher_trainer import Keeping, TeacherTrainer
-from retromae.training.trainer import read_state
 
 RECIPE_FILE = "teacher.json"
 _ENDLESS = 1_000_000_000
@@ -198,16 +198,8 @@ class _Session:
         distributed.barrier()
         interruption = Interruption()
         trainer = self._trainer(interruption)
-        self.clock.start()
-        if checkpoint is not None:
-            trainer.resume_from(checkpoint)
-        if checkpoint is not None and self._over(trainer):
-            trainer.take_weights(checkpoint)  # killed between the last step and the end
-        else:
-            with interruption.listening():
-                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        steps = int(trainer.state.global_step)
-        if interruption.signal is not None:
+        steps = trainer.run_from(checkpoint, interruption, lambda: self._over(trainer))
+        if interruption.agreed():
             return Outcome(self.run.path, steps, False, interruption.signal, last_metrics(self.run))
         return self._finish(trainer, steps)
 

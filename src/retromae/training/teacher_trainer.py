@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from sentence_transformers import CrossEncoder
@@ -19,17 +19,14 @@ from sentence_transformers.base.evaluation import BaseEvaluator
 from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
 from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss, ListNetLoss
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from retromae.core import distributed
 from retromae.core.errors import UserError
-from retromae.core.files import write_json
 from retromae.core.runs import RunFolder
-from retromae.training.checkpoints import Resumable
+from retromae.training.checkpoints import Clocked
 from retromae.training.schedule import Clock
 from retromae.training.teacher_groups import Loss
-from retromae.training.trainer import STATE_NAME, read_state
 
 
 def build_loss(name: Loss, model: CrossEncoder) -> nn.Module:
@@ -51,7 +48,7 @@ class Keeping:
     first: bool  # whether the weights before the first step may be the best: not with a fresh head
 
 
-class TeacherTrainer(Resumable, CrossEncoderTrainer):
+class TeacherTrainer(Clocked, CrossEncoderTrainer):
     """Trains on batches that come in order from `batches(first_step)`."""
 
     def __init__(
@@ -71,7 +68,6 @@ class TeacherTrainer(Resumable, CrossEncoderTrainer):
         self.kept: dict[str, Any] = {}  # small state that checkpoints keep: best score, patience, …
         self.last: dict[str, float] = {}  # the last measurement
         self._batches = batches
-        self._tokens = 0  # of all processes, padding not counted, up to the last logging
         self._fresh_tokens = torch.zeros(
             (), dtype=torch.int64, device=args.device
         )  # of this process, since then
@@ -84,12 +80,6 @@ class TeacherTrainer(Resumable, CrossEncoderTrainer):
     def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
         # Not prepared by accelerate: the plan has dealt the batches out to the processes already.
         return self._batches(int(self.kept.get("step", 0)))
-
-    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        if self.lr_scheduler is None:
-            self.lr_scheduler = LambdaLR(cast(Any, optimizer or self.optimizer), self.clock.learning_rate)
-            self._created_lr_scheduler = True
-        return self.lr_scheduler
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
@@ -116,11 +106,6 @@ class TeacherTrainer(Resumable, CrossEncoderTrainer):
         """Tokens that all processes together have trained on; to be called by all of them."""
         self._tokens += int(distributed.sum_over_ranks(self._fresh_tokens))
         self._fresh_tokens.zero_()
-        return self._tokens
-
-    @property
-    def tokens_seen(self) -> int:
-        """The same, up to the last time they were gathered."""
         return self._tokens
 
     # -- measuring ----------------------------------------------------------------------------------------------
@@ -162,26 +147,6 @@ class TeacherTrainer(Resumable, CrossEncoderTrainer):
         self.gather_tokens()
         super()._save_checkpoint(model, trial)
 
-    def complete_checkpoint(self, folder: Path) -> None:
-        self.kept |= {
-            "step": self.state.global_step,
-            "tokens_seen": self._tokens,
-            "seconds": self.clock.seconds(),
-            "batches_per_step": self.args.world_size * self.args.gradient_accumulation_steps,
-        }
-        write_json(folder / STATE_NAME, self.kept)
-
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if self.args.should_save:  # some versions of transformers call this on every process
             self.model.save_pretrained(output_dir or self._get_output_dir(), create_model_card=False)
-
-    def take_weights(self, checkpoint: Path) -> None:
-        """Be where the checkpoint was, without training on."""
-        self._load_from_checkpoint(str(checkpoint))
-        self.state.global_step = int(self.kept["step"])
-
-    def resume_from(self, checkpoint: Path) -> None:
-        """Take over the small state of a checkpoint; the Trainer reads weights and optimiser itself."""
-        self.kept = read_state(checkpoint)
-        self._tokens = int(self.kept["tokens_seen"])
-        self.clock.start(already=float(self.kept["seconds"]))

@@ -11,7 +11,6 @@ a run a pure function of its settings and step:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +18,6 @@ from typing import Any, cast
 import torch
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
@@ -28,22 +26,16 @@ from retromae.core.errors import UserError
 from retromae.core.files import write_json
 from retromae.core.runs import RunFolder
 from retromae.objectives import Batch, Drawn, Objective
-from retromae.training.checkpoints import Resumable
+from retromae.training.checkpoints import Clocked
 from retromae.training.schedule import Clock
 
-STATE_NAME = "retromae_state.json"
 WEIGHTS_NAME = "objective.safetensors"
-
-
-def read_state(checkpoint: Path) -> dict[str, Any]:
-    """The small state of a checkpoint."""
-    return dict(json.loads((checkpoint / STATE_NAME).read_text(encoding="utf-8")))
 
 
 Evaluate = Callable[[Objective], dict[str, float]]
 
 
-class PretrainTrainer(Resumable, Trainer):
+class PretrainTrainer(Clocked, Trainer):
     """Trains an `Objective` on micro-batches that come in order from `batches(first_step)`."""
 
     def __init__(
@@ -66,7 +58,6 @@ class PretrainTrainer(Resumable, Trainer):
         self.run = run
         self.clock = clock
         self.kept: dict[str, Any] = {}  # small state that checkpoints keep: best score, patience, …
-        self._tokens = 0  # of all processes, padding not counted, up to the last time somebody asked
         self._fresh_tokens: Tensor | float = 0.0  # since then, on the device
         self._batches = batches
         self._evaluate_with = evaluate
@@ -159,14 +150,6 @@ class PretrainTrainer(Resumable, Trainer):
         self._fresh_tokens = 0.0
         return self._tokens
 
-    # -- optimiser ----------------------------------------------------------------------------------------------
-
-    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        if self.lr_scheduler is None:
-            self.lr_scheduler = LambdaLR(cast(Any, optimizer or self.optimizer), self.clock.learning_rate)
-            self._created_lr_scheduler = True
-        return self.lr_scheduler
-
     # -- logging ------------------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -192,15 +175,6 @@ class PretrainTrainer(Resumable, Trainer):
 
     # -- checkpoints --------------------------------------------------------------------------------------------
 
-    def complete_checkpoint(self, folder: Path) -> None:
-        self.kept |= {
-            "step": self.state.global_step,
-            "tokens_seen": self.tokens_seen,
-            "seconds": self.clock.seconds(),
-            "batches_per_step": self.args.world_size * self.args.gradient_accumulation_steps,
-        }
-        write_json(folder / STATE_NAME, self.kept)
-
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if self.args.should_save:  # some versions of transformers call this on every process
             folder = Path(output_dir or self._get_output_dir())
@@ -210,14 +184,6 @@ class PretrainTrainer(Resumable, Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_model(self.objective, Path(resume_from_checkpoint) / WEIGHTS_NAME)
 
-    def take_weights(self, checkpoint: Path) -> None:
-        """Be where the checkpoint was, without training on."""
-        self._load_from_checkpoint(str(checkpoint))
-        self.state.global_step = int(self.kept["step"])
-
     def resume_from(self, checkpoint: Path) -> None:
-        """Take over the small state of a checkpoint; the Trainer reads weights and optimiser itself."""
-        self.kept = read_state(checkpoint)
-        self._tokens = int(self.kept["tokens_seen"])
+        super().resume_from(checkpoint)
         self._logged_at = int(self.kept["step"])
-        self.clock.start(already=float(self.kept["seconds"]))
