@@ -25,7 +25,7 @@ from retromae.training.cross_encoder import (
     open_cross_encoder,
     score_texts,
 )
-from retromae.training.scores import ScoreCache, score_candidates
+from retromae.training.scores import ScoreCache, score_candidates, score_pairs
 from tiny import FAMILIES, SENTENCES, tiny_model
 from training import runs
 from training.teachers import open_pairs, some_candidates, spread, write_pairs
@@ -217,6 +217,22 @@ def test_what_is_there_is_not_scored_again(teacher: CrossEncoder, pairs: Pairs, 
         for number in lists[row]
     }
     assert len(fresh) == 1 and rows == len(keys), "each pair once"
+
+
+@pytest.mark.parametrize("part_pairs", [3, 10_000])
+def test_pairs_that_are_asked_for_are_scored_and_no_others(
+    part_pairs: int, teacher: CrossEncoder, pairs: Pairs, tmp_path: Path
+) -> None:
+    candidates = some_candidates(pairs)
+    every = score_candidates(teacher, pairs, candidates, tmp_path / "every")
+    rows = np.arange(0, len(candidates.lists.members), 7)
+    queries, passages = candidates.lists.owners[rows], candidates.lists.members[rows]
+    scores = score_pairs(teacher, pairs, queries, passages, tmp_path / "some", part_pairs=part_pairs)
+    np.testing.assert_allclose(scores, every.candidates[rows], rtol=1e-5, atol=1e-4)
+    files = list((tmp_path / "some").rglob("*.parquet"))
+    assert sum(pq.read_metadata(path).num_rows for path in files) == len(rows)
+    none = np.empty(0, dtype=np.int64)
+    assert len(score_pairs(teacher, pairs, none, none, tmp_path / "none")) == 0
 
 
 def test_scores_of_other_data_are_never_taken(teacher: CrossEncoder, pairs: Pairs, tmp_path: Path) -> None:

@@ -23,7 +23,9 @@ from retromae.evaluation.metrics import evaluate_run, metric_name
 from retromae.retrieval.encoder import Encoder
 from retromae.retrieval.lexical import BM25
 from retromae.retrieval.vectors import Vectors
+from retromae.text.layouts import Qrels
 from retromae.text.pairs import Pairs
+from retromae.text.store import Passage
 
 _FROM_BM25 = 20  # passages that BM25 finds for each query
 _HELD_OUT = 0.05  # of the training queries, where the data has no part for this
@@ -36,31 +38,44 @@ _METRICS = ("nDCG@10", "RR@10", "R@100")
 class DevSet:
     """Queries, the passages that are searched, and who answers whom; called with a model, it measures it."""
 
-    queries: list[str]
-    passages: list[str]
-    answers: list[list[int]]  # of every query, places among the passages
+    queries: dict[str, str]
+    passages: list[Passage]
+    qrels: Qrels
     metrics: tuple[str, ...]
 
     def __call__(self, model: SentenceTransformer) -> dict[str, float]:
-        encoder = Encoder(model)
-        passages = encoder.encode_passages(self.passages)
-        ids = [f"p{place}" for place in range(len(self.passages))]
-        ranks = id_ranks(ids)
-        names = [f"q{row}" for row in range(len(self.queries))]
-        places, values = [], []
-        for start in range(0, len(names), _AT_ONCE):
-            queries = encoder.encode_queries(self.queries[start : start + _AT_ONCE])
-            best, scores = top_k(_scores(queries, passages), ranks, _DEPTH)
-            places.append(best)
-            values.append(scores)
-        run = Run.from_top_k(names, np.concatenate(places), np.concatenate(values), ids)
-        qrels = {name: {ids[place]: 1 for place in found} for name, found in zip(names, self.answers)}
-        result = evaluate_run(qrels, run, self.metrics)
+        result = evaluate_run(self.qrels, self.rank(Encoder(model)), self.metrics)
         return {name: metric.mean for name, metric in result.metrics.items()}
 
+    def rank(self, encoder: Encoder, *, dense_only: bool = False) -> Run:
+        """The best passages of every query, exactly; `dense_only` leaves DupMAE's lexical half out."""
+        passages = encoder.encode_passages(
+            [passage.text for passage in self.passages], [passage.title for passage in self.passages]
+        )
+        return self.ranked(encoder, passages, dense_only=dense_only)
 
-def _scores(queries: Vectors, passages: Vectors) -> NDArray[np.float32]:
+    def ranked(self, encoder: Encoder, passages: Vectors, *, dense_only: bool = False) -> Run:
+        """The same from vectors of the passages."""
+        ids = [passage.id for passage in self.passages]
+        ranks = id_ranks(ids)
+        names = list(self.queries)
+        places, values = [], []
+        for start in range(0, len(names), _AT_ONCE):
+            part = names[start : start + _AT_ONCE]
+            queries = encoder.encode_queries([self.queries[name] for name in part])
+            best, scores = top_k(_scores(queries, passages, dense_only), ranks, _DEPTH)
+            places.append(best)
+            values.append(scores)
+        return Run.from_top_k(names, np.concatenate(places), np.concatenate(values), ids)
+
+    def bm25(self, language: str = "english") -> Run:
+        return BM25.build(self.passages, language=language).search(self.queries, _DEPTH)
+
+
+def _scores(queries: Vectors, passages: Vectors, dense_only: bool) -> NDArray[np.float32]:
     scores: NDArray[np.float32] = queries.dense @ passages.dense.T
+    if dense_only:
+        return scores
     if queries.lexical is not None and passages.lexical is not None:
         scores = scores + (passages.lexical @ queries.lexical.toarray().T).T
     return scores
@@ -92,7 +107,7 @@ def dev_set(
     chosen = np.sort(order(len(pairs), seed, int(Stream.HOLDOUT))[: min(queries, most)]).astype(np.int32)
     taken = chosen if held_out else np.empty(0, dtype=np.int32)
     if not writes():  # the first process measures for all
-        return DevSet([], [], [], metrics), taken
+        return DevSet({}, [], {}, metrics), taken
     texts = pairs.queries.texts(chosen)
     answers = [pairs.positives[query].tolist() for query in chosen.tolist()]
     wanted = {passage for found in answers for passage in found}
@@ -103,9 +118,12 @@ def dev_set(
             break
         wanted.add(passage)
     numbers = np.array(sorted(wanted), dtype=np.int32)
-    places = {number: place for place, number in enumerate(numbers.tolist())}
-    listed = [[places[passage] for passage in found] for found in answers]
-    return DevSet(texts, pairs.passages.texts(numbers), listed, metrics), taken
+    found = [pairs.passages[number] for number in numbers.tolist()]
+    ids = pairs.queries.ids_of(chosen)
+    qrels = {
+        name: {pairs.passages[passage].id: 1 for passage in listed} for name, listed in zip(ids, answers)
+    }
+    return DevSet(dict(zip(ids, texts)), found, qrels, metrics), taken
 
 
 def _from_bm25(pairs: Pairs, texts: list[str], most: int) -> set[int]:

@@ -26,6 +26,7 @@ from retromae.core.config import write_yaml
 from retromae.core.errors import UserError
 from retromae.core.files import replacing_folder
 from retromae.core.runs import Outcome, RunFolder, facts_about_here
+from retromae.text.candidates import Candidates
 from retromae.text.pairs import Lists, Pairs
 from retromae.training.callbacks import Interruption, Stopping, Watching
 from retromae.training.finetune_settings import FREE, FinetuneConfig, check
@@ -97,7 +98,6 @@ class _Session:
         if config.teacher:
             if negatives is None:
                 raise UserError("distillation needs negatives: give --negatives, or pairs that hold some.")
-            self.scores = teacher_scores(config, pairs, negatives, console=self.console)
             queries = np.intersect1d(queries, with_negatives(config, pairs, negatives)).astype(np.int32)
         self.given = negatives
         world = distributed.world_size() if config.share_negatives else 1
@@ -105,6 +105,11 @@ class _Session:
         self.compared = config.per_device_train_batch_size * world
         self.plan = QueryPlan(pairs.positives, queries, self.batch_size, config.seed)
         self.steps = self._steps()
+        self.batches = self.steps * config.gradient_accumulation_steps
+        if config.teacher:
+            assert negatives is not None
+            groups = Groups(pairs, self.plan, self._draws(negatives))
+            self.scores = teacher_scores(config, pairs, negatives, groups, self.batches, console=self.console)
         self.clock = Clock(total_steps=self.steps, minutes=None)
         self.refreshing = Refreshing(config, run, pairs, student, self.console)
         self.best = Best(config, run, student, judge, self.steps)
@@ -143,24 +148,14 @@ class _Session:
         """The trainer of the steps up to the next refresh of the negatives."""
         config = self.config
         negatives = self.refreshing.at(step, self.given)
-        draws = None
-        if config.group_size > 1:
-            draws = NegativeDraws(
-                self.plan,
-                negatives.lists if negatives is not None else Lists.empty(len(self.pairs)),
-                number=config.group_size - 1,
-                window=config.negatives_window,
-                passages=len(self.pairs.passages),
-                repeat=self.scores is not None,
-            )
+        draws = self._draws(negatives)
         groups = Groups(self.pairs, self.plan, draws, self.scores)
-        batches = self.steps * config.gradient_accumulation_steps
         trainer = FinetuneTrainer(
             self.run,
             self.student,
             self.student.loss(scored=self.scores is not None, passages=len(self.pairs.passages)),
             self._arguments(),
-            groups.dataset(batches, numbers=self.config.reconstruction != "none"),
+            groups.dataset(self.batches, numbers=self.config.reconstruction != "none"),
         )
         for callback in (ProgressCallback, PrinterCallback):
             trainer.remove_callback(callback)
@@ -173,6 +168,18 @@ class _Session:
         trainer.add_callback(self.best.callback(trainer))
         trainer.add_callback(watching)
         return trainer
+
+    def _draws(self, negatives: Candidates | None) -> NegativeDraws | None:
+        if self.config.group_size == 1:
+            return None
+        return NegativeDraws(
+            self.plan,
+            negatives.lists if negatives is not None else Lists.empty(len(self.pairs)),
+            number=self.config.group_size - 1,
+            window=self.config.negatives_window,
+            passages=len(self.pairs.passages),
+            repeat=bool(self.config.teacher),
+        )
 
     def _arguments(self) -> SentenceTransformerTrainingArguments:
         config = self.config

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -155,26 +156,69 @@ def score_candidates(
     """
     cache = ScoreCache(folder, cross_encoder_fingerprint(teacher, bf16=bf16), pairs)
     blocks = list(_blocks(pairs, candidates, part_pairs))
-    mine = blocks[distributed.rank() :: distributed.world_size()]
-    shown = progress and distributed.writes()
-    with Progress(console=Console(stderr=True), disable=not shown) as bar:
-        task = bar.add_task("queries scored", total=sum(map(len, mine)))
-        for rows in mine:
-            queries, passages = _pairs_of(pairs, candidates, rows)
+    work = [partial(_pairs_of, pairs, candidates, rows) for rows in blocks]
+    _fill(teacher, cache, work, batch_tokens=batch_tokens, bf16=bf16, progress=progress)
+    return TeacherScores(
+        _look_up_all(cache, pairs.positives, blocks), _look_up_all(cache, candidates.lists, blocks), cache
+    )
+
+
+def score_pairs(
+    teacher: CrossEncoder,
+    pairs: Pairs,
+    queries: NDArray[Any],
+    passages: NDArray[Any],
+    folder: str | Path,
+    *,
+    batch_tokens: int | None = None,
+    bf16: bool = False,
+    part_pairs: int = PART_PAIRS,
+    progress: bool = False,
+) -> Scores:
+    """(n,) scores of query `queries[i]` with passage `passages[i]`, made and kept like those of `score_candidates`;
+    cheapest where they come sorted by query."""
+    cache = ScoreCache(folder, cross_encoder_fingerprint(teacher, bf16=bf16), pairs)
+    parts = [slice(start, start + part_pairs) for start in range(0, len(queries), part_pairs)]
+    work = [partial(_slice_of, queries, passages, part) for part in parts]
+    _fill(teacher, cache, work, batch_tokens=batch_tokens, bf16=bf16, progress=progress)
+    found = [cache.lookup(queries[part], passages[part]) for part in parts]
+    return _complete(np.concatenate(found) if found else np.empty(0, dtype=np.float32), cache)
+
+
+def _slice_of(
+    queries: NDArray[Any], passages: NDArray[Any], part: slice
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    return queries[part], passages[part]
+
+
+def _fill(
+    teacher: CrossEncoder,
+    cache: ScoreCache,
+    work: list[Callable[[], tuple[NDArray[Any], NDArray[Any]]]],
+    *,
+    batch_tokens: int | None,
+    bf16: bool,
+    progress: bool,
+) -> None:
+    """Score what the cache lacks of each piece of work, the pieces shared out among the processes."""
+    mine = work[distributed.rank() :: distributed.world_size()]
+    with Progress(console=Console(stderr=True), disable=not (progress and distributed.writes())) as bar:
+        task = bar.add_task("pairs scored by the teacher", total=len(mine))
+        for piece in mine:
+            queries, passages = piece()
             absent = np.isnan(cache.lookup(queries, passages))
             queries, passages = queries[absent], passages[absent]
-            scores = score_numbers(teacher, pairs, queries, passages, batch_tokens=batch_tokens, bf16=bf16)
+            scores = score_numbers(
+                teacher, cache.pairs, queries, passages, batch_tokens=batch_tokens, bf16=bf16
+            )
             if not np.isfinite(scores).all():
                 raise UserError(
                     "the teacher gives scores that are no numbers; its training has failed, or bf16 is too coarse."
                 )
             cache.add(queries, passages, scores)
-            bar.advance(task, len(rows))
+            bar.advance(task)
     distributed.barrier()
     cache.refresh()
-    return TeacherScores(
-        _look_up_all(cache, pairs.positives, blocks), _look_up_all(cache, candidates.lists, blocks), cache
-    )
 
 
 def _blocks(pairs: Pairs, candidates: Candidates, part_pairs: int) -> Iterator[NDArray[np.int64]]:
@@ -206,6 +250,10 @@ def _look_up_all(cache: ScoreCache, lists: Lists, blocks: list[NDArray[np.int64]
         part = take(lists, rows)
         start, stop = int(lists.starts[rows[0]]), int(lists.starts[rows[-1] + 1])
         found[start:stop] = cache.lookup(rows[part.owners], part.members)
+    return _complete(found, cache)
+
+
+def _complete(found: Scores, cache: ScoreCache) -> Scores:
     if np.isnan(found).any():
         raise UserError(
             f"{np.isnan(found).sum()} scores are missing in {cache.folder}; do all processes see the same folder?"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
@@ -9,14 +11,15 @@ from sentence_transformers import CrossEncoder
 
 from retromae.core.errors import UserError
 from retromae.text.candidates import Candidates
-from retromae.text.pairs import Lists, Pairs
+from retromae.text.pairs import Pairs
 from retromae.training.cross_encoder import is_cross_encoder, open_cross_encoder
 from retromae.training.finetune_settings import FinetuneConfig
-from retromae.training.groups import Scores
+from retromae.training.groups import Groups, Scores
 from retromae.training.plan import Numbers
-from retromae.training.scores import score_candidates, scores_folder
-from retromae.training.teacher_groups import Groups
+from retromae.training.scores import score_pairs, scores_folder
+from retromae.training.teacher_groups import Groups as TeacherGroups
 
+_BATCHES = 4096  # whose pairs are gathered at a time
 WITH_PAIRS = "pairs"  # as `teacher`: the scores that the data brings along
 
 
@@ -30,7 +33,7 @@ def given_negatives(config: FinetuneConfig, pairs: Pairs) -> Candidates | None:
 def with_negatives(config: FinetuneConfig, pairs: Pairs, negatives: Candidates) -> NDArray[np.int64]:
     """The queries that have a candidate which is none of their answers: the others teach a student nothing."""
     window, size = config.negatives_window, config.group_size
-    return Groups(pairs, negatives, size, window, config.seed).trainable()
+    return TeacherGroups(pairs, negatives, size, window, config.seed).trainable()
 
 
 def open_teacher(teacher: str) -> CrossEncoder:
@@ -41,9 +44,16 @@ def open_teacher(teacher: str) -> CrossEncoder:
 
 
 def teacher_scores(
-    config: FinetuneConfig, pairs: Pairs, negatives: Candidates, *, console: Console | None
+    config: FinetuneConfig,
+    pairs: Pairs,
+    negatives: Candidates,
+    groups: Groups,
+    batches: int,
+    *,
+    console: Console | None,
 ) -> Scores:
-    """What the teacher says of a batch's groups; scored now where it has not been."""
+    """What the teacher says of a batch's groups. It scores what `groups` draws for so many batches, and no more,
+    as far as it has not done so before."""
     assert config.teacher
     if config.teacher == WITH_PAIRS:
         if pairs.positive_scores is None or pairs.negative_scores is None or config.negatives:
@@ -58,31 +68,47 @@ def teacher_scores(
             )
         return Known(
             len(pairs.passages),
-            [(pairs.positives, pairs.positive_scores), (negatives.lists, pairs.negative_scores)],
+            [
+                (lists.owners.astype(np.int64), lists.members, scores)
+                for lists, scores in (
+                    (pairs.positives, pairs.positive_scores),
+                    (negatives.lists, pairs.negative_scores),
+                )
+            ],
         )
     teacher = open_teacher(config.teacher)
     folder = scores_folder(config.teacher)
-    found = score_candidates(
-        teacher, pairs, negatives, folder, bf16=config.bf16, progress=console is not None
+    queries, passages = drawn(groups, batches)
+    found = score_pairs(
+        teacher, pairs, queries, passages, folder, bf16=config.bf16, progress=console is not None
     )
-    return Known(
-        len(pairs.passages), [(pairs.positives, found.positives), (negatives.lists, found.candidates)]
-    )
+    return Known(len(pairs.passages), [(queries, passages, found)])
+
+
+def drawn(groups: Groups, batches: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Every (query, passage) of the first `batches` batches once, sorted."""
+    width = np.int64(len(groups.pairs.passages))
+    seen = np.empty(0, dtype=np.int64)
+    for start in range(0, batches, _BATCHES):
+        keys = []
+        for number in range(start, min(start + _BATCHES, batches)):
+            chosen, passages = groups.batch(number)
+            keys.append((chosen.queries[:, None] * width + passages).ravel())
+        seen = np.unique(np.concatenate([seen, *keys]))
+    queries, passages = np.divmod(seen, width)
+    return queries, passages
 
 
 class Known:
     """Scores by (query, passage): 12 bytes each, found by binary search."""
 
-    def __init__(self, passages: int, parts: list[tuple[Lists, NDArray[np.float32]]]) -> None:
+    def __init__(
+        self, passages: int, parts: list[tuple[NDArray[np.int64], NDArray[Any], NDArray[np.float32]]]
+    ) -> None:
+        """`parts`: queries, passages and scores, all (n,)."""
         self.passages = passages
-        keys = np.concatenate(
-            [
-                np.repeat(np.arange(len(lists), dtype=np.int64), np.diff(lists.starts)) * passages
-                + lists.members
-                for lists, _ in parts
-            ]
-        )
-        scores = np.concatenate([values for _, values in parts])
+        keys = np.concatenate([queries * passages + members for queries, members, _ in parts])
+        scores = np.concatenate([values for *_, values in parts])
         order = np.argsort(keys, kind="stable")
         self.keys, self.scores = keys[order], scores[order]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from math import ceil
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -122,8 +123,8 @@ class GroupPlan:
     def steps_per_pass(self) -> float:
         return len(self.rows) / (self.batch_size * self.batches_per_step)
 
-    def steps_in(self, passes: int) -> int:
-        return -(-len(self.rows) * passes // (self.batch_size * self.batches_per_step))
+    def steps_in(self, passes: float) -> int:
+        return max(1, ceil(len(self.rows) * passes / (self.batch_size * self.batches_per_step)))
 
     def batches(self, start: int = 0) -> Iterator[Batch]:
         """All batches from one on."""

@@ -38,7 +38,7 @@ class TeacherConfig:
     gradient_accumulation_steps: int = setting(1, "batches per optimiser step on one device")
 
     # length of the run: whichever comes first
-    num_train_epochs: int | None = setting(None, "passes over the queries; 1 if no other end is given")
+    num_train_epochs: float | None = setting(None, "passes over the queries; 1 if no other end is given")
     max_steps: int | None = setting(None, "optimiser steps")
     minutes: float | None = setting(None, "wall-clock minutes; the learning rate falls with the time")
 
@@ -99,7 +99,6 @@ def check(config: TeacherConfig) -> None:
         "negatives_window": 1,
         "per_device_train_batch_size": 1,
         "gradient_accumulation_steps": 1,
-        "num_train_epochs": 1,
         "max_steps": 1,
         "eval_steps": 1,
         "eval_depth": 1,
@@ -111,5 +110,7 @@ def check(config: TeacherConfig) -> None:
         value = getattr(config, name)
         if value is not None and value < minimum:
             raise UserError(f"{name} must be at least {minimum}, not {value}.")
-    if config.minutes is not None and config.minutes <= 0:
-        raise UserError(f"minutes must be above 0, not {config.minutes}.")
+    for name in ("minutes", "num_train_epochs"):
+        value = getattr(config, name)
+        if value is not None and value <= 0:
+            raise UserError(f"{name} must be above 0, not {value}.")
