@@ -12,13 +12,10 @@ from numpy.typing import NDArray
 
 from retromae.app.average import Curve, Point
 from retromae.app.curve_settings import TUNED, Role
-from retromae.app.figures import ENDINGS, ITSELF, SENTENCE
-from retromae.core.errors import UserError
-from retromae.core.files import replacing
+from retromae.app.pictures import BLUE, GREY, GRID, INK, PALE, ROAD, checked, drawing, save
 
 Floats = NDArray[np.float64]
 
-_INK, _PALE, _GRID, _ROAD = "#1f2328", "#6b7280", "#edf0f4", "#c3cad4"
 _LONGEST_NAME = 28  # characters of a model's name
 _MOST_NAMED = 3  # sets that the label of an axis names
 # Where a label may stand beside its point: eight directions, at four distances in typographic points.
@@ -31,21 +28,10 @@ def draw_curve(curve: Curve, names: tuple[str, str], paths: Sequence[str | Path]
 
     `names` are what the two models are called.
     """
-    targets = [Path(path) for path in paths]
-    for target in targets:
-        if target.suffix not in ENDINGS:
-            raise UserError(f"{target} must end in one of {', '.join(ENDINGS)}.")
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    with pyplot.rc_context({"svg.hashsalt": "retromae", "font.family": "DejaVu Sans", "figure.dpi": 160}):
+    targets = checked(paths)
+    with drawing({"figure.dpi": 160}) as pyplot:
         figure = _figure(pyplot, curve, (_shortened(names[0]), _shortened(names[1])))
-        for target in targets:
-            undated = {"metadata": {"Date": None}} if target.suffix == ".svg" else {}
-            with replacing(target) as temporary:
-                figure.savefig(temporary, format=target.suffix[1:], dpi=160, facecolor="white", **undated)
+        save(figure, targets)
         pyplot.close(figure)
 
 
@@ -55,14 +41,14 @@ def _shortened(name: str) -> str:
 
 def _figure(pyplot: Any, curve: Curve, names: tuple[str, str]) -> Any:
     figure, axes = pyplot.subplots(figsize=(7.6, 5.6), layout="constrained")
-    axes.plot(*_means(curve).T, color=_ROAD, linewidth=2, zorder=2, solid_capstyle="round")
+    axes.plot(*_means(curve).T, color=ROAD, linewidth=2, zorder=2, solid_capstyle="round")
     for point in curve.points:
         _draw_point(axes, point, best=point is curve.best)
     axes.set_title(
         f"Averages of {names[0]} and {names[1]}",
         loc="left",
         fontsize=12,
-        color=_INK,
+        color=INK,
         pad=26,
         fontweight="bold",
     )
@@ -72,15 +58,15 @@ def _figure(pyplot: Any, curve: Curve, names: tuple[str, str]) -> Any:
             1.025,
             f"labels: the share of {names[1]}   ·   bars: 95 % intervals   ·   ring: best by the mean of both",
         ),
-        **{"transform": axes.transAxes, "fontsize": 9, "color": _PALE, "va": "bottom"},
+        **{"transform": axes.transAxes, "fontsize": 9, "color": PALE, "va": "bottom"},
     )
-    axes.set_xlabel(_axis_label(curve, "in_domain"), fontsize=10, color=_INK, labelpad=8)
-    axes.set_ylabel(_axis_label(curve, "out_of_domain"), fontsize=10, color=_INK, labelpad=8)
-    axes.grid(color=_GRID, linewidth=1, zorder=0)
+    axes.set_xlabel(_axis_label(curve, "in_domain"), fontsize=10, color=INK, labelpad=8)
+    axes.set_ylabel(_axis_label(curve, "out_of_domain"), fontsize=10, color=INK, labelpad=8)
+    axes.grid(color=GRID, linewidth=1, zorder=0)
     axes.set_axisbelow(True)
-    axes.tick_params(length=0, labelsize=9, labelcolor=_PALE)
+    axes.tick_params(length=0, labelsize=9, labelcolor=PALE)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_ROAD)
+    axes.spines[["left", "bottom"]].set_color(ROAD)
     axes.margins(0.1)
     _write_labels(figure, axes, curve, names)
     return figure
@@ -104,7 +90,7 @@ def _draw_point(axes: Any, point: Point, *, best: bool) -> None:
         **{"fmt": "none", "ecolor": (*colour, 0.45), "elinewidth": 1.5, "capsize": 3, "zorder": 3},
     )
     if best:
-        axes.plot(x.mean, y.mean, "o", markersize=16, markerfacecolor="none", markeredgecolor=_INK, zorder=4)
+        axes.plot(x.mean, y.mean, "o", markersize=16, markerfacecolor="none", markeredgecolor=INK, zorder=4)
     axes.plot(x.mean, y.mean, "o", markersize=10, color=colour, markeredgecolor="white", zorder=5)
 
 
@@ -112,7 +98,7 @@ def _colour(weight: float) -> tuple[float, float, float]:
     """From grey, the first model, to blue, the second."""
     from matplotlib.colors import to_rgb
 
-    first, second = np.array(to_rgb(ITSELF)), np.array(to_rgb(SENTENCE))
+    first, second = np.array(to_rgb(GREY)), np.array(to_rgb(BLUE))
     red, green, blue = (1 - weight) * first + weight * second
     return float(red), float(green), float(blue)
 

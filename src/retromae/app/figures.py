@@ -16,17 +16,15 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from retromae.app.pictures import BLUE, GREY, INK, PALE, checked, drawing, save
 from retromae.core.errors import UserError
-from retromae.core.files import replacing
 from retromae.models.backbone import Backbone
 from retromae.objectives import Batch, Vocabulary
 from retromae.objectives.retromae import RetroMAE, RetroMAEConfig
 
 MOST_TOKENS = 40  # more rows than this nobody can read
-ENDINGS = (".svg", ".png", ".pdf")
 
-HIDDEN, SEEN, SENTENCE, ITSELF = "#edf0f4", "#7fb2e5", "#2a6db0", "#9aa0a6"
-_INK, _PALE = "#1f2328", "#6b7280"
+HIDDEN, SEEN, SENTENCE, ITSELF = "#edf0f4", "#7fb2e5", BLUE, GREY
 
 
 @dataclass(frozen=True)
@@ -76,21 +74,10 @@ def visible_matrix(
 
 def draw_visible(matrix: VisibleMatrix, paths: Sequence[str | Path]) -> None:
     """Draw the matrix, once into every path (.svg, .png or .pdf); the same matrix gives the same bytes."""
-    targets = [Path(path) for path in paths]
-    for target in targets:
-        if target.suffix not in ENDINGS:
-            raise UserError(f"{target} must end in one of {', '.join(ENDINGS)}.")
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    with pyplot.rc_context({"svg.hashsalt": "retromae", "font.family": "DejaVu Sans"}):
+    targets = checked(paths)
+    with drawing() as pyplot:
         figure = _figure(pyplot, matrix)
-        for target in targets:
-            undated = {"metadata": {"Date": None}} if target.suffix == ".svg" else {}
-            with replacing(target) as temporary:
-                figure.savefig(temporary, format=target.suffix[1:], dpi=160, facecolor="white", **undated)
+        save(figure, targets)
         pyplot.close(figure)
 
 
@@ -104,13 +91,13 @@ def _figure(pyplot: Any, matrix: VisibleMatrix) -> Any:
     axes.set_yticks(places, matrix.tokens, fontsize=10)
     axes.xaxis.tick_top()
     axes.xaxis.set_label_position("top")
-    axes.set_xlabel("what can be seen (keys and values)", fontsize=10, color=_PALE, labelpad=8)
-    axes.set_ylabel("the token that is rebuilt (queries)", fontsize=10, color=_PALE, labelpad=8)
+    axes.set_xlabel("what can be seen (keys and values)", fontsize=10, color=PALE, labelpad=8)
+    axes.set_ylabel("the token that is rebuilt (queries)", fontsize=10, color=PALE, labelpad=8)
     for labels, dim in ((axes.get_xticklabels(), []), (axes.get_yticklabels(), ~matrix.rebuilt)):
         for label in labels:
-            label.set_color(_INK)
+            label.set_color(INK)
         for place in np.flatnonzero(dim):
-            labels[place].set_color(_PALE)
+            labels[place].set_color(PALE)
     axes.set_xticks(places[1:] - 0.5, minor=True)
     axes.set_yticks(places[1:] - 0.5, minor=True)
     axes.grid(which="minor", color="white", linewidth=1.5)
