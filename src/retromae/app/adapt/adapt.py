@@ -1,0 +1,140 @@
+"""A folder of text in, a proven better retriever out: the stages in their order."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from rich.console import Console
+
+from retromae.app.adapt.plan import PLAN
+from retromae.app.adapt.settings import AdaptConfig, check
+from retromae.app.adapt.stages import STATE, Stage, Stages
+from retromae.app.adapt.start import default_base
+from retromae.app.adapt.verdict import SYSTEM, VERDICT
+from retromae.app.adapt.work import Work
+from retromae.core.config import write_yaml
+from retromae.core.errors import UserError
+from retromae.core.runs import RunFolder, facts_about_here
+from retromae.text.digests import file_digest
+from retromae.text.sources import list_files
+
+_READING = ("text_field", "title_field", "passage_max_len", "questions_from", "judge_by", "pairs", "seed")
+_READING += ("eval_queries", "vocabulary")
+_BASE = ("model_name_or_path", "from_scratch", "query_max_len", "per_device_train_batch_size")
+_BASE += ("num_hidden_layers", "hidden_size", "objective", "learning_rate")
+
+
+def adapt(config: AdaptConfig, console: Console) -> Path:
+    """Do what is not done yet; `Interrupted` where a signal ended it. Gives back the run folder."""
+    check(config)
+    if not config.from_scratch and not config.model_name_or_path:
+        config = replace(config, model_name_or_path=default_base())
+    run = RunFolder(config.output_dir)
+    _claim(run, config)
+    work = Work(config, console)
+    stages = Stages(run.path, 60 * config.minutes, lambda text: console.print(text, soft_wrap=True))
+    for stage in _stages(config, work):
+        stages.do(stage)
+    return run.path
+
+
+def _claim(run: RunFolder, config: AdaptConfig) -> None:
+    """Refuse a folder that holds something else, before anything is written."""
+    sources = [file_digest(file) for file in list_files(config.sources, config.reading)]
+    if run.path.is_file():
+        raise UserError(f"'{run.path}' is a file; choose another output_dir.")
+    if run.path.is_dir() and any(run.path.iterdir()) and not (run.path / STATE).is_file():
+        raise UserError(f"'{run.path}' is not empty and holds no run of adapt; choose another output_dir.")
+    run.path.mkdir(parents=True, exist_ok=True)
+    run.clear_unfinished()
+    write_yaml(run.config, asdict(config))
+    run.update_manifest(**facts_about_here(), sources=sources)
+    if not (run.path / STATE).is_file():
+        (run.path / STATE).write_text(json.dumps({"stages": [], "budget_seconds": 60 * config.minutes}))
+
+
+def _stages(config: AdaptConfig, work: Work) -> list[Stage]:
+    settings = asdict(config)
+    sources = RunFolder(config.output_dir).read_manifest()["sources"]
+    text = {"sources": sources, **{name: settings[name] for name in _READING}}
+    base = {name: settings[name] for name in _BASE}
+    judging = {name: settings[name] for name in ("eval_passages", "language")}
+    rank = ("judged/{}.trec",)
+
+    def left(stage: str) -> tuple[str, ...]:
+        return (f"stages/{stage}", *(path.format(stage) for path in rank))
+
+    trained = ("base", "pretrained", "contrastive", "hard")
+    return [
+        Stage(
+            "plan",
+            "a look at text, base and machine",
+            work.make_plan,
+            {**text, **base, **judging, "minutes": config.minutes, "base_index": config.base_index},
+            leaves=(PLAN,),
+        ),
+        Stage(
+            "corpus",
+            "passages, and queries made of them",
+            work.read,
+            {**text, **base},
+            leaves=("corpus", "rows"),
+        ),
+        Stage(
+            "questions",
+            "questions by a language model",
+            work.generate,
+            {name: settings[name] for name in ("generate_url", "generate_model", "generate_most")},
+            after=("corpus",),
+        ),
+        Stage(
+            "base",
+            "what is there without training: the base and BM25",
+            work.judge_untouched,
+            {**base, **judging},
+            after=("plan", "corpus"),
+            leaves=("judged/bm25.trec",),
+        ),
+        Stage(
+            "pretrained",
+            "pre-training on the text",
+            work.pretrain,
+            after=("plan", "corpus"),
+            leaves=left("pretrained"),
+            run="stages/pretrained",
+        ),
+        Stage(
+            "contrastive",
+            "training on pairs from the text",
+            work.train,
+            after=("pretrained", "questions"),
+            leaves=left("contrastive"),
+            run="stages/contrastive",
+        ),
+        Stage(
+            "hard",
+            "training again, with mined negatives",
+            work.train_again,
+            after=("contrastive",),
+            leaves=left("hard"),
+            run="stages/hard",
+        ),
+        Stage("verdict", "the verdict", work.judge, after=trained, leaves=(VERDICT, SYSTEM, "model")),
+        Stage("index", "an index of all passages", work.index, after=("verdict",), leaves=("index",)),
+        Stage(
+            "base_index",
+            "the same with the untouched base, to look at side by side",
+            work.index_base,
+            {"base_index": config.base_index},
+            after=("base",),
+            leaves=("base_index",),
+        ),
+        Stage("report", "the report", work.report, after=("index", "base_index"), leaves=("report.html",)),
+    ]
+
+
+def verdict_of(run: Path) -> str:
+    """The verdict's sentence."""
+    return str(json.loads((run / VERDICT).read_text(encoding="utf-8"))["sentence"])

@@ -1,0 +1,330 @@
+"""What `adapt` trains on and judges by: the text as BEIR folders, with queries that it answers itself.
+
+    corpus/corpus.jsonl      passages; what asks a query is taken out of them
+           queries.jsonl     the queries of all splits
+           qrels/train.tsv   trained on
+                 dev.tsv     choose the winner; documents that nothing is trained on
+                 test.tsv    prove it; other such documents
+                 judged.tsv  dev and test together: measured in one go
+           passages.jsonl    the passages whole, as people search them
+           facts.json        how many of what
+    judging/                 where the user gave queries: theirs for dev, test and judged, on their passages
+
+Documents are held out, not queries: a document's sentences look alike. Whole folders are, where there are many.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from retromae.app.adapt.settings import AdaptConfig
+from retromae.core.draws import Stream, key, order
+from retromae.core.errors import UserError
+from retromae.core.files import replacing_folder, write_json
+from retromae.text.inner_pairs import Inner, Kind, Titles, inner_passages
+from retromae.text.pairs import Pairs
+from retromae.text.passages import PassageRules
+from retromae.text.problems import Problems
+from retromae.text.sources import Document, read_documents
+
+FACTS, WHOLE = "facts.json", "passages.jsonl"
+_TITLE_ANSWERS = 3  # passages of a document that its title asks for: the first ones are about it
+_MOST_HELD_OUT = 0.25  # of the documents
+_SPARE = 1.5  # times as many are held out as queries are wanted: some give none
+LEAST = 10  # held-out queries that anything can be said by
+_FEW = 100  # below, intervals are wider than most gains
+_OWN = "own-"  # before ids of the user's passages and queries, which might be those of documents
+
+
+@dataclass
+class Query:
+    """One query and the passages that answer it."""
+
+    id: str
+    text: str
+    answers: list[str]
+
+
+@dataclass
+class Folder:
+    """A BEIR folder that is being written."""
+
+    path: Path
+    passages: int = 0
+    queries: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        (self.path / "qrels").mkdir(parents=True, exist_ok=True)
+        self._files: dict[str, TextIO] = {}
+
+    def passage(self, identifier: str, title: str, text: str, file: str = "corpus.jsonl") -> None:
+        self._line(file, json.dumps({"_id": identifier, "title": title, "text": text}, ensure_ascii=False))
+        self.passages += file == "corpus.jsonl"
+
+    def query(self, query: Query, *splits: str) -> None:
+        self._line("queries.jsonl", json.dumps({"_id": query.id, "text": query.text}, ensure_ascii=False))
+        for split in splits:
+            self.queries[split] = self.queries.get(split, 0) + 1
+            for answer in query.answers:
+                self._line(f"qrels/{split}.tsv", f"{query.id}\t{answer}\t1")
+
+    def _line(self, name: str, line: str) -> None:
+        if name not in self._files:
+            self._files[name] = (self.path / name).open("w", encoding="utf-8")
+            if name.endswith(".tsv"):
+                self._files[name].write("query-id\tcorpus-id\tscore\n")
+        self._files[name].write(line + "\n")
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+
+
+@dataclass(frozen=True)
+class CorpusFacts:
+    """facts.json"""
+
+    documents: int
+    passages: int
+    train: int
+    dev: int
+    test: int
+    made_from: str
+    judged_on: str  # name of the folder with dev and test
+    skipped: int
+    sentence: str = ""
+
+    @classmethod
+    def read(cls, folder: Path) -> CorpusFacts:
+        try:
+            return cls(**json.loads((folder / FACTS).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{folder} is damaged ({error}); choose another output_dir.") from None
+
+
+def write_corpus(config: AdaptConfig, tokenizer: Any, run: Path) -> CorpusFacts:
+    """Read the sources and leave the folders; `tokenizer` (of `tokenizers`) measures passages."""
+    own = _own_pairs(config) if config.pairs else None
+    problems = Problems("skip")
+    read = lambda found=None: read_documents(config.sources, config.reading, problems=found)  # noqa: E731
+    titles = Titles.of(read(problems))
+    if not titles.documents:
+        raise UserError(
+            f"there is no text to read in {', '.join(config.sources)}; files must end in .txt, .md, .html, .rst, "
+            ".jsonl, .csv, .tsv or .parquet."
+        )
+    held_out = 0.0
+    if own is None:
+        held_out = min(_MOST_HELD_OUT, _SPARE * config.eval_queries / titles.documents)
+    made = inner_passages(
+        read(),
+        titles,
+        tokenizer,
+        PassageRules(config.passage_max_len, min_tokens=config.passage_max_len // 4),
+        kinds=[_kind(name) for name in config.questions_from],
+        seed=config.seed,
+    )
+    with replacing_folder(run / "corpus") as temporary:
+        folder = Folder(temporary)
+        kept = _write_inner(made, titles, folder, held_out, config.seed)
+        judging = folder
+        if own is not None:
+            judging = _write_own(own, folder, run)
+        else:
+            for split, queries in _chosen(kept, config).items():
+                for query in queries:
+                    folder.query(query, split, "judged")
+        folder.close()
+        facts = CorpusFacts(
+            documents=titles.documents,
+            passages=folder.passages,
+            train=folder.queries.get("train", 0),
+            dev=judging.queries.get("dev", 0),
+            test=judging.queries.get("test", 0),
+            made_from="your queries"
+            if own
+            else " and ".join({"title": "titles"}.get(k, "cut-out sentences") for k in _named(config)),
+            judged_on="judging" if own else "corpus",
+            skipped=problems.total,
+        )
+        _enough(facts)
+        write_json(temporary / FACTS, vars(facts))
+    return facts
+
+
+def _named(config: AdaptConfig) -> list[str]:
+    return [kind for kind in ("title", "sentence") if kind in config.judge_by]
+
+
+def _kind(name: str) -> Kind:
+    assert name in ("title", "sentence", "span")
+    return name  # type: ignore[return-value]
+
+
+def _write_inner(
+    made: Iterable[Inner], titles: Titles, folder: Folder, held_out: float, seed: int
+) -> dict[str, list[tuple[str, Query]]]:
+    """Passages and training queries; gives back those of held-out documents by split, each with its kind."""
+    kept: dict[str, list[tuple[str, Query]]] = {"dev": [], "test": []}
+    for inner_group in _documents(made):
+        split = _split(titles.group(inner_group[0].document), held_out, seed)
+        asked: dict[str, Query] = {}
+        for inner in inner_group:
+            folder.passage(inner.id, inner.title, inner.text)
+            folder.passage(inner.id, inner.whole.title, inner.whole.text, WHOLE)
+            for kind, text in inner.asks:
+                name = f"{kind}:{inner.document if kind == 'title' else inner.id}"
+                query = asked.setdefault(name, Query(name, text, []))
+                if kind != "title" or len(query.answers) < _TITLE_ANSWERS:
+                    query.answers.append(inner.id)
+                if kind == "sentence" and split == "train":
+                    query.answers += inner.beside
+        for name, query in asked.items():
+            if split == "train":
+                folder.query(query, "train")
+            else:
+                kept[split].append((name.partition(":")[0], query))
+    return kept
+
+
+def _documents(made: Iterable[Inner]) -> Iterator[list[Inner]]:
+    """Passages, one document at a time."""
+    group: list[Inner] = []
+    for inner in made:
+        if group and inner.document != group[0].document:
+            yield group
+            group = []
+        group.append(inner)
+    if group:
+        yield group
+
+
+def _split(group: str, held_out: float, seed: int) -> str:
+    draw = key(seed, int(Stream.HOLDOUT), *group.encode()) / 2**32
+    return "train" if draw >= held_out else "dev" if draw < held_out / 3 else "test"
+
+
+def _chosen(kept: dict[str, list[tuple[str, Query]]], config: AdaptConfig) -> dict[str, list[Query]]:
+    """A third of the wanted queries for dev, the rest for test; of every kind as many, as far as there are."""
+    wanted = {"dev": config.eval_queries // 3, "test": config.eval_queries - config.eval_queries // 3}
+    found: dict[str, list[Query]] = {}
+    for split, most in wanted.items():
+        by_kind: dict[str, list[Query]] = {}
+        shuffled = order(len(kept[split]), config.seed, int(Stream.HOLDOUT))
+        for place in shuffled.tolist():
+            kind, query = kept[split][place]
+            if kind in config.judge_by:
+                by_kind.setdefault(kind, []).append(query)
+        rounds = [query for queries in _in_turn(list(by_kind.values())) for query in queries]
+        found[split] = rounds[:most]
+    return found
+
+
+def _in_turn(lists: Sequence[list[Query]]) -> Iterator[list[Query]]:
+    for place in range(max(map(len, lists), default=0)):
+        yield [queries[place] for queries in lists if place < len(queries)]
+
+
+def _enough(facts: CorpusFacts) -> None:
+    few = f"{facts.documents:,} documents give {facts.dev} held-out queries to choose by and {facts.test} to prove by"
+    if min(facts.dev, facts.test) < LEAST or facts.train < 2 * LEAST:
+        raise UserError(
+            f"{few}, and {facts.train} to train on: too few to learn from or to tell anything. Give more text (some "
+            "hundred pages), or --pairs with your own queries."
+        )
+    if facts.test < _FEW:
+        warnings.warn(f"{few}; only large gains will show.", stacklevel=3)
+
+
+# -- the user's own queries -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Own:
+    """The user's queries by split, and the splits of the source that they come from."""
+
+    pairs: dict[str, Pairs]
+    rows: dict[str, list[int]]
+
+
+def _own_pairs(config: AdaptConfig) -> _Own:
+    """train, dev and test of the user's pairs; what is missing is taken from what there is."""
+    assert config.pairs
+    found: dict[str, Pairs] = {}
+    problem: UserError | None = None
+    for split in ("train", "dev", "test"):
+        try:
+            found[split] = Pairs.open(config.pairs, split)
+        except UserError as error:
+            problem = problem or error
+    if not found:
+        assert problem is not None
+        raise problem
+    rows = {split: list(range(len(pairs))) for split, pairs in found.items()}
+    wanted = {"dev": config.eval_queries // 3, "test": config.eval_queries - config.eval_queries // 3}
+    for split in ("test", "dev"):
+        if split not in found:  # some of another split, of train if that is there
+            source = next(name for name in ("train", "test", "dev") if name in found and rows[name])
+            count = min(wanted[split], len(rows[source]) // 4)
+            shuffled = order(len(rows[source]), config.seed, int(Stream.HOLDOUT), len(split))
+            taken = {rows[source][place] for place in shuffled[:count].tolist()}
+            found[split], rows[split] = found[source], sorted(taken)
+            rows[source] = [row for row in rows[source] if row not in taken]
+    for split, most in wanted.items():
+        if len(rows[split]) > most:
+            shuffled = order(len(rows[split]), config.seed, int(Stream.HOLDOUT))
+            rows[split] = sorted(np.asarray(rows[split])[shuffled[:most]].tolist())
+    return _Own(found, rows)
+
+
+def _write_own(own: _Own, corpus: Folder, run: Path) -> Folder:
+    """The user's training queries go to the rest; their dev and test get a folder of their own."""
+    if "train" in own.pairs:
+        _copy(own.pairs["train"], own.rows["train"], corpus, ("train",), all_passages=False)
+    with replacing_folder(run / "judging") as temporary:
+        judging = Folder(temporary)
+        written: set[str] = set()
+        for split in ("dev", "test"):
+            _copy(own.pairs[split], own.rows[split], judging, (split, "judged"), written=written)
+        judging.close()
+    return judging
+
+
+def _copy(
+    pairs: Pairs,
+    rows: Sequence[int],
+    folder: Folder,
+    splits: tuple[str, ...],
+    *,
+    all_passages: bool = True,
+    written: set[str] | None = None,
+) -> None:
+    """Some queries with their answers; the passages of all, or only the answers."""
+    written = set() if written is None else written
+    wanted: Iterable[int] = range(len(pairs.passages))
+    if not all_passages:
+        wanted = sorted({int(passage) for row in rows for passage in pairs.positives[row]})
+    for number in wanted:
+        passage = pairs.passages[number]
+        if passage.id not in written:
+            written.add(passage.id)
+            folder.passage(_OWN + passage.id, passage.title, passage.text)
+    for row in rows:
+        asked = pairs.queries[row]
+        answers = [_OWN + pairs.passages[int(number)].id for number in pairs.positives[row]]
+        folder.query(Query(_OWN + asked.id, asked.text, answers), *splits)
+
+
+def passages_of(run: Path) -> Iterator[Document]:
+    """The passages whole, as people search them."""
+    with (run / "corpus" / WHOLE).open(encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            yield Document(row["_id"], row["title"], row["text"], WHOLE)

@@ -1,0 +1,158 @@
+"""What is done with a text, a base and so many minutes, and why. `doctor` shows it, `adapt` does it.
+
+The rules follow experiments (docs/adapting.md): an embedder is trained on pairs straight away, because more
+reconstruction undoes part of what it knows; a masked language model and a model from nothing need it first.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from retromae.app.adapt.settings import AdaptConfig
+from retromae.app.adapt.start import SPECIAL
+from retromae.app.choice import Choice
+from retromae.app.doctor.examine import Examination
+from retromae.app.doctor.measure import CONTRASTIVE
+from retromae.app.doctor.words import duration
+from retromae.core.errors import UserError
+from retromae.core.files import write_json
+
+_JUDGED = 0.25  # of the time, at most, for judging
+_INDEXED = 0.35  # of the time: above, the base gets no index of its own
+_TRAINED = 0.3  # of the time, at least, for training, whatever the rest takes
+_OVERHEAD = 6.0  # seconds of a stage for opening a model
+_LEAST_SEARCHED = 1000
+_PRETRAINED = {
+    "masked language model": 0.45,
+    "nothing": 0.6,
+    "embedder": 0.25,
+}  # of the training, where it is done
+_AGAIN = 0.4  # of the training on pairs, for a second round with mined negatives
+_AGAIN_FROM = 480.0  # seconds of training on pairs that are worth dividing
+_RATES = {"masked language model": 1e-4, "nothing": 2e-4, "embedder": 5e-5}
+_MOST_STEPS = 20_000
+PLAN = "plan.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """plan.json"""
+
+    kind: str
+    objective: str  # none, mlm, retromae, dupmae
+    pretrain_seconds: float
+    steps: int
+    """Of the training on pairs."""
+    hard_steps: int
+    """Of the second one, with mined negatives; 0 leaves it out."""
+    learning_rate: float
+    passage_max_len: int
+    """As planned, or what the base takes."""
+    eval_passages: int
+    base_index: bool
+    reasons: list[str]
+
+    def write(self, path: Path) -> None:
+        write_json(path, asdict(self))
+
+    @classmethod
+    def read(cls, run: Path) -> Plan:
+        try:
+            return cls(**json.loads((run / PLAN).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{run / PLAN} is damaged ({error}); choose another output_dir.") from None
+
+
+def make(examination: Examination, config: AdaptConfig) -> Plan:
+    """Share the minutes out. Speeds are those that the examination measured on this machine."""
+    forecast, kind = examination.forecast, examination.base.kind
+    if forecast.encoding is None or not forecast.stages:
+        needed = max(forecast.memory.training, forecast.memory.encoding) / 2**30
+        raise UserError(
+            f"this machine has {forecast.memory.available / 2**30:.1f} GiB of memory free and the base needs "
+            f"{needed:.1f}; take a smaller base, or a smaller per_device_train_batch_size."
+        )
+    total = 60 * config.minutes
+    objective = _objective(config, kind)
+    per_passage = forecast.encoding.seconds_per_passage
+    systems = 3 + (objective != "none")
+    room = int(_JUDGED * total / (systems * per_passage))
+    searched = min(config.eval_passages, max(_LEAST_SEARCHED, room))
+    indexing = examination.passages.number * per_passage
+    both = config.base_index and 2 * indexing <= _INDEXED * total
+    fixed = systems * (searched * per_passage + _OVERHEAD) + indexing * (1 + both) + 3 * _OVERHEAD
+    training = max(total - fixed - examination.seconds, _TRAINED * total)
+    share = _PRETRAINED[kind] if objective != "none" else 0.0
+    on_pairs = (1 - share) * training
+    step = next(stage for stage in forecast.stages if stage.name == CONTRASTIVE).step_seconds
+    again = _AGAIN if on_pairs >= _AGAIN_FROM and on_pairs * _AGAIN > 2 * indexing else 0.0
+    steps = _steps((1 - again) * on_pairs / step)
+    hard = _steps((again * on_pairs - indexing) / (1.7 * step)) if again else 0
+    rate = config.learning_rate if config.learning_rate is not None else _RATES[kind]
+    reasons = [
+        _why(kind, objective),
+        f"{duration(total)} are shared out: "
+        + (f"{duration(share * training)} of pre-training, " if share else "")
+        + f"{steps:,} steps of {config.per_device_train_batch_size} pairs in {duration((1 - again) * on_pairs)}, "
+        + (f"{hard:,} more with mined negatives in {duration(again * on_pairs)}, " if hard else "")
+        + f"{systems} rankings of {searched:,} passages to judge by, {examination.passages.number:,} passages to "
+        f"index in {duration(indexing)}" + (", for the base too." if both else "."),
+    ]
+    if indexing > _INDEXED * total:
+        reasons.append(
+            f"Indexing {examination.passages.number:,} passages takes {duration(indexing)} alone, so that the whole "
+            f"takes longer than the {duration(total)} that were given."
+        )
+    return Plan(
+        kind=kind,
+        objective=objective,
+        pretrain_seconds=share * training,
+        steps=steps,
+        hard_steps=hard,
+        learning_rate=rate,
+        passage_max_len=min(config.passage_max_len, examination.base.longest - SPECIAL),
+        eval_passages=searched,
+        base_index=both,
+        reasons=reasons,
+    )
+
+
+def _objective(config: AdaptConfig, kind: str) -> str:
+    if config.objective != "auto":
+        return config.objective
+    return "none" if kind == "embedder" else "retromae"
+
+
+def _why(kind: str, objective: str) -> str:
+    if objective == "none":
+        return (
+            "The base is an embedder: it is trained on pairs from the text straight away, because rebuilding text "
+            "first moves it away from what it knows."
+            if kind == "embedder"
+            else "No pre-training, as was asked; the base is trained on pairs straight away."
+        )
+    start = "There is no base: a small model is made" if kind == "nothing" else f"The base is a {kind}"
+    if kind == "embedder":
+        start = "The base is an embedder, and yet, as was asked,"
+        return f"{start} it is pre-trained on the text ({objective}) first: judge for yourself whether that helps."
+    return f"{start}: it is pre-trained on the text ({objective}) and then trained on pairs, jointly with it."
+
+
+def _steps(count: float) -> int:
+    return max(2, min(_MOST_STEPS, int(count)))
+
+
+def choose(examination: Examination, config: AdaptConfig) -> Choice:
+    """The same for people, with the command that does it."""
+    words = ["retromae", "adapt", *config.sources, "--output_dir", config.output_dir or "runs/adapted"]
+    if config.from_scratch:
+        words.append("--from_scratch")
+    elif config.model_name_or_path:
+        words += ["--model_name_or_path", config.model_name_or_path]
+    words += ["--minutes", f"{config.minutes:g}"]
+    if config.pairs:
+        words += ["--pairs", config.pairs]
+    return Choice(make(examination, config).reasons, [shlex.quote(word) for word in words])

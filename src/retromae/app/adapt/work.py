@@ -1,0 +1,314 @@
+"""The stages of `adapt`, each a method: what it reads, makes and leaves in the run folder."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from retromae.app.adapt import plan as planning
+from retromae.app.adapt import verdict as judgement
+from retromae.app.adapt.corpus import CorpusFacts, passages_of, write_corpus
+from retromae.app.adapt.generate import generate
+from retromae.app.adapt.judging import BM25_NAME, METRIC, Judging
+from retromae.app.adapt.plan import Plan
+from retromae.app.adapt.settings import AdaptConfig
+from retromae.app.adapt.stages import Interrupted
+from retromae.app.adapt.start import base_folder, lengths, open_base, pooling_to_state
+from retromae.app.doctor.examine import examine
+from retromae.app.report.page import write_report
+from retromae.core.files import replacing_folder
+from retromae.core.runs import Outcome
+from retromae.retrieval.embed import embed_corpus
+from retromae.retrieval.encoder import Encoder
+from retromae.retrieval.index import build_index
+from retromae.text.pairs import Pairs
+from retromae.text.prepare import PrepareConfig, prepare
+from retromae.text.vocabulary import open_tokenizer, train_tokenizer
+from retromae.text.words import backend_of
+from retromae.training.finetune import finetune
+from retromae.training.finetune_settings import FinetuneConfig
+from retromae.training.negatives import MineConfig, mine
+from retromae.training.pretrain import pretrain
+from retromae.training.settings import resolve
+
+_FLAT = 200_000  # passages: above, the index is HNSW
+_MINED, _WINDOW, _MARGIN = 60, 30, 0.05
+
+
+class Work:
+    """One run's stages."""
+
+    def __init__(self, config: AdaptConfig, console: Console) -> None:
+        self.config, self.console = config, console
+        self.run = Path(config.output_dir)
+
+    @property
+    def base(self) -> str | None:
+        return self.config.model_name_or_path
+
+    @cached_property
+    def plan(self) -> Plan:
+        return Plan.read(self.run)
+
+    @cached_property
+    def facts(self) -> CorpusFacts:
+        return CorpusFacts.read(self.run / "corpus")
+
+    @cached_property
+    def judging(self) -> Judging:
+        return Judging(self.run, replace(self.config, eval_passages=self.plan.eval_passages), self.facts)
+
+    def say(self, text: str) -> None:
+        self.console.print(f"  {text}", highlight=False, soft_wrap=True)
+
+    # -- before training ----------------------------------------------------------------------------------------
+
+    def make_plan(self) -> None:
+        found = examine(
+            self.config.sources,
+            self.base,
+            minutes=self.config.minutes,
+            output_dir=str(self.run),
+            options=self.config.reading,
+            settings=self.config,
+        )
+        plan = planning.make(found, self.config)
+        plan.write(self.run / planning.PLAN)
+        for sentence in [*found.remarks, *plan.reasons]:
+            self.say(sentence)
+
+    def read(self) -> None:
+        config = replace(self.config, passage_max_len=self.plan.passage_max_len)
+        facts = write_corpus(config, self._tokenizer(), self.run)
+        self.say(
+            f"{facts.documents:,} documents, {facts.passages:,} passages; {facts.train:,} queries to train on, "
+            f"{facts.dev} to choose by, {facts.test} to prove by"
+        )
+
+    def _tokenizer(self) -> Any:
+        """What measures passages: the base's tokenizer, or one that is made of this text."""
+        if self.base is not None:
+            return bare(open_tokenizer(base_folder(self.base)))
+        from retromae.text.sources import read_documents
+
+        texts = (document.text for document in read_documents(self.config.sources, self.config.reading))
+        tokenizer = train_tokenizer(
+            list(_first(texts, _SAMPLE)), self.config.vocabulary, "wordpiece", lowercase=True
+        )
+        tokenizer.save_pretrained(str(self.run / "tokenizer"))
+        return bare(tokenizer)
+
+    def generate(self) -> str | None:
+        if not self.config.generate_url:
+            return "no --generate_url was given: a language model behind it would write questions"
+        number = generate(self.config, self.run)
+        self.say(f"{number:,} questions written by {self.config.generate_model}")
+        return None
+
+    def judge_untouched(self) -> None:
+        self.judging.rank_bm25()
+        self.say(f"BM25: {METRIC} {self.judging.figure(BM25_NAME):.3f} on dev")
+        if self.base is not None:
+            self._rank("base", open_base(self.base, self.config))
+
+    def _rank(self, name: str, encoder: Encoder) -> None:
+        self.judging.rank(name, encoder)
+        for system in self.judging.ranked():
+            if system.removesuffix("-lexical") == name:
+                self.say(f"{system}: {METRIC} {self.judging.figure(system):.3f} on dev")
+
+    # -- training -----------------------------------------------------------------------------------------------
+
+    def pretrain(self) -> str | None:
+        plan = self.plan
+        if plan.objective == "none":
+            return plan.reasons[0]
+        rows = self.run / "rows"
+        source = (
+            {"tokenizer": base_folder(self.base)} if self.base else {"tokenizer": str(self.run / "tokenizer")}
+        )
+        prepare(
+            PrepareConfig(
+                sources=[str(self.run / "corpus" / "corpus.jsonl")],
+                out=str(rows),
+                max_tokens=self.config.passage_max_len,
+                workers=1,
+                **source,
+            ),
+            progress=False,
+        )
+        folder = self.run / "stages" / "pretrained"
+        values: dict[str, Any] = {
+            "rows": str(rows),
+            "output_dir": str(folder),
+            "objective": plan.objective,
+            "minutes": plan.pretrain_seconds / 60,
+            "max_seq_length": self.config.passage_max_len + 2,
+            "per_device_train_batch_size": self.config.per_device_train_batch_size,
+            "dataloader_num_workers": 0,
+            "seed": self.config.seed,
+            "logging_steps": 10,
+            "eval_steps": 1_000_000 if plan.pretrain_seconds < 300 else 200,
+        }
+        if self.base:
+            values["model_name_or_path"] = base_folder(self.base)
+        else:
+            values |= {
+                "num_hidden_layers": self.config.num_hidden_layers,
+                "hidden_size": self.config.hidden_size,
+                "num_attention_heads": max(1, self.config.hidden_size // 64),
+                "intermediate_size": 4 * self.config.hidden_size,
+                "learning_rate": 5e-4,
+            }
+        resume = (folder / "config.yaml").is_file()
+        _went_through(pretrain(resolve(values), resume=resume, console=self.console))
+        terms = 384 if plan.objective == "dupmae" else None
+        self._rank(
+            "pretrained",
+            Encoder.open(folder, lexical_terms=terms, max_query_length=self.config.query_max_len),
+        )
+        return None
+
+    def train(self) -> None:
+        start = self.run / "stages" / "pretrained"
+        assert self.base is not None or start.is_dir()
+        self._finetune(
+            "contrastive", str(start) if start.is_dir() else base_folder(self.base or ""), self.plan.steps
+        )
+
+    def train_again(self) -> str | None:
+        if not self.plan.hard_steps:
+            return "the time is better spent on one training than on two short ones"
+        negatives = self.run / "stages" / "negatives"
+        first = self.run / "stages" / "contrastive"
+        if not negatives.is_dir():
+            data = Pairs.open(self.run / "corpus", "train", cache=self.run / "pairs")
+            found = mine(
+                Encoder.open(first),
+                data,
+                self.run / "stages" / ".negatives.work",
+                MineConfig(depth=_MINED, relative_margin=_MARGIN),
+                progress=True,
+            )
+            found.write(negatives, data)
+            self.say(f"{len(found.lists.members):,} negatives mined for {len(data):,} queries")
+        self._finetune(
+            "hard",
+            str(first),
+            self.plan.hard_steps,
+            negatives=str(negatives),
+            negatives_window=_WINDOW,
+            train_group_size=2,
+        )
+        return None
+
+    def _finetune(self, name: str, start: str, steps: int, **more: Any) -> None:
+        config, plan = self.config, self.plan
+        folder = self.run / "stages" / name
+        more |= {"reconstruction": plan.objective} if self._rebuilds(name) else {}
+        query, passage = lengths(Encoder.open(start, pooling=pooling_to_state(start)), config)
+        settings = FinetuneConfig(
+            model_name_or_path=start,
+            pairs=str(self.run / "corpus"),
+            output_dir=str(folder),
+            cache=str(self.run / "pairs"),
+            pooling=pooling_to_state(base_folder(start)),
+            query_max_len=query,
+            passage_max_len=passage,
+            per_device_train_batch_size=config.per_device_train_batch_size,
+            learning_rate=plan.learning_rate,
+            max_steps=steps,
+            seed=config.seed,
+            eval_queries=0,
+            logging_steps=max(1, min(20, steps // 10)),
+            save_steps=max(20, steps // 4),
+            **more,
+        )
+        resume = (folder / "config.yaml").is_file()
+        _went_through(finetune(settings, resume=resume, console=self.console))
+        self._rank(name, Encoder.open(folder))
+
+    def _rebuilds(self, name: str) -> bool:
+        """RetroMAE rides along in the first training on pairs, where the model has been pre-trained for it."""
+        return (
+            name == "contrastive"
+            and self.plan.objective in ("retromae", "dupmae")
+            and self.plan.kind != "embedder"
+        )
+
+    # -- after training -----------------------------------------------------------------------------------------
+
+    def judge(self) -> None:
+        found = judgement.judge(self.judging)
+        judgement.write(found, self.judging, self.run)
+        source = self._model_of(found.returned.stage)
+        encoder = self._encoder_of(found.returned)
+        with replacing_folder(self.run / "model") as folder:
+            encoder.model.save_pretrained(str(folder))
+            record = Path(source) / "model" / "finetuning.json"
+            if record.is_file():
+                shutil.copy(record, folder)
+
+    def _model_of(self, stage: str) -> str:
+        if stage in ("base", BM25_NAME):
+            return base_folder(self.base) if self.base else str(self.run / "stages" / "contrastive")
+        return str(self.run / "stages" / stage)
+
+    def _encoder_of(self, returned: judgement.System) -> Encoder:
+        stage = returned.stage
+        if stage in ("base", BM25_NAME) and self.base:
+            return open_base(self.base, self.config)
+        terms = 384 if judgement.LEXICAL in returned.name else None
+        return Encoder.open(self._model_of(stage), lexical_terms=terms)
+
+    def index(self) -> None:
+        self._index(Encoder.open(self.run / "model"), self.run / "index")
+
+    def index_base(self) -> str | None:
+        if self.base is None:
+            return "there is no base"
+        if not self.plan.base_index:
+            return "its time is better spent on training"
+        self._index(open_base(self.base, self.config), self.run / "base_index")
+        return None
+
+    def _index(self, encoder: Encoder, folder: Path) -> None:
+        vectors = folder.with_name(f".{folder.name}.vectors")
+        store = embed_corpus(encoder, lambda: passages_of(self.run), vectors, progress=True)
+        assert store is not None
+        build_index(store, folder, "flat" if len(store) <= _FLAT else "hnsw")
+        shutil.rmtree(vectors)
+
+    def report(self) -> None:
+        write_report(self.run)
+
+
+_SAMPLE = 20_000_000  # characters that a vocabulary is made of
+
+
+def _first(texts: Any, most: int) -> Any:
+    for text in texts:
+        if most <= 0:
+            return
+        most -= len(text)
+        yield text
+
+
+def _went_through(outcome: Outcome) -> None:
+    if not outcome.finished:
+        raise Interrupted(outcome.signal or 0)
+
+
+def bare(tokenizer: Any) -> Any:
+    """The `tokenizers` object, neither cutting nor padding."""
+    from tokenizers import Tokenizer
+
+    backend = Tokenizer.from_str(backend_of(tokenizer).to_str())
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
