@@ -61,10 +61,9 @@ def _stages(config: AdaptConfig, work: Work) -> list[Stage]:
     text = {"sources": sources, **{name: settings[name] for name in _READING}}
     base = {name: settings[name] for name in _BASE}
     judging = {name: settings[name] for name in ("eval_passages", "language")}
-    rank = ("judged/{}.trec",)
 
     def left(stage: str) -> tuple[str, ...]:
-        return (f"stages/{stage}", *(path.format(stage) for path in rank))
+        return f"stages/{stage}", f"judged/{stage}.trec"
 
     trained = ("base", "pretrained", "contrastive", "hard")
     return [
@@ -80,7 +79,7 @@ def _stages(config: AdaptConfig, work: Work) -> list[Stage]:
             "passages, and queries made of them",
             work.read,
             {**text, **base},
-            leaves=("corpus", "rows"),
+            leaves=("corpus",),
         ),
         Stage(
             "questions",
@@ -102,7 +101,7 @@ def _stages(config: AdaptConfig, work: Work) -> list[Stage]:
             "pre-training on the text",
             work.pretrain,
             after=("plan", "corpus"),
-            leaves=left("pretrained"),
+            leaves=("rows", *left("pretrained")),
             run="stages/pretrained",
         ),
         Stage(

@@ -82,7 +82,7 @@ def check(config: AdaptConfig) -> None:
     if config.from_scratch and config.model_name_or_path:
         raise UserError("from_scratch starts from nothing: leave out model_name_or_path or it.")
     for name, least in {
-        "minutes": 0.5,
+        "minutes": 0.1,
         "passage_max_len": 16,
         "query_max_len": 4,
         "generate_most": 1,

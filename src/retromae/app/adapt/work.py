@@ -19,7 +19,7 @@ from retromae.app.adapt.plan import Plan
 from retromae.app.adapt.settings import AdaptConfig
 from retromae.app.adapt.stages import Interrupted
 from retromae.app.adapt.start import base_folder, lengths, open_base, pooling_to_state
-from retromae.app.doctor.examine import examine
+from retromae.app.doctor.examine import MEASURING, examine
 from retromae.app.report.page import write_report
 from retromae.core.files import replacing_folder
 from retromae.core.runs import Outcome
@@ -36,6 +36,7 @@ from retromae.training.negatives import MineConfig, mine
 from retromae.training.pretrain import pretrain
 from retromae.training.settings import resolve
 
+_MEASURED = 0.05  # of the time, at most, for measuring speeds
 _FLAT = 200_000  # passages: above, the index is HNSW
 _MINED, _WINDOW, _MARGIN = 60, 30, 0.05
 
@@ -76,6 +77,7 @@ class Work:
             output_dir=str(self.run),
             options=self.config.reading,
             settings=self.config,
+            measuring=min(MEASURING, _MEASURED * 60 * self.config.minutes),
         )
         plan = planning.make(found, self.config)
         plan.write(self.run / planning.PLAN)

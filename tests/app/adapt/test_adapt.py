@@ -1,0 +1,177 @@
+"""`retromae adapt` from the command line to the folder that it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+
+from app.adapt.made import flags, write_text
+from app.command_line import CommandLine
+from retromae.retrieval.encoder import Encoder
+from retromae.retrieval.systems import open_systems
+from training.finetuning import command, surroundings
+
+Tiny = Callable[[str], Path]
+
+
+@pytest.fixture(scope="session")
+def embedder(tiny_folder: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that says how it makes vectors: by the mean, compared by the cosine."""
+    folder = tmp_path_factory.mktemp("embedder") / "model"
+    transformer = Transformer(str(tiny_folder("bert")))
+    pooling = Pooling(transformer.get_embedding_dimension(), "mean")
+    SentenceTransformer(
+        modules=[transformer, pooling], similarity_fn_name="cosine", device="cpu"
+    ).save_pretrained(str(folder))
+    return folder
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    return write_text(tmp_path / "text.jsonl")
+
+
+def verdict(run: Path) -> dict[str, object]:
+    return dict(json.loads((run / "verdict.json").read_text()))
+
+
+def states(run: Path) -> dict[str, str]:
+    return {entry["name"]: entry["state"] for entry in json.loads((run / "adapt.json").read_text())["stages"]}
+
+
+@pytest.mark.filterwarnings("ignore:.*held-out queries to choose by")
+def test_an_embedder_is_trained_on_pairs_judged_indexed_and_reported(
+    retromae: CommandLine, embedder: Path, text: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    said = retromae.well("adapt", text, *flags(run, embedder, minutes=0.1))
+    found = verdict(run)
+    assert str(found["sentence"]) in " ".join(said.split()) and found["metric"] == "nDCG@10"
+    names = [system["name"] for system in found["systems"]]  # type: ignore[union-attr]
+    assert names[:2] == ["base", "contrastive"] and "bm25" in names and "base+bm25" in names
+    assert found["returned"] in names
+    assert states(run) | {"pretrained": "skipped", "hard": "skipped", "questions": "skipped"} == states(run)
+    assert not (run / "rows").exists()
+    assert (run / "report.html").read_text().count("<h1") == 1
+    assert SentenceTransformer(str(run / "model"), device="cpu").get_sentence_embedding_dimension() == 32
+    systems = open_systems(run)
+    assert len(systems.search("the harbour and the bridge", 3)) == 3
+    assert (run / "base_index").is_dir() == (states(run)["base_index"] == "finished")
+
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    retromae.well("adapt", text, *flags(run, embedder, minutes=0.1))
+    after = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    changed = {path.name for path in after if after[path] != before.get(path)}
+    assert changed <= {"manifest.json", "config.yaml", "adapt.json"}, "nothing is done twice"
+
+    retromae.well("adapt", text, *flags(run, embedder, minutes=0.1, language="german"))
+    assert states(run)["report"] == "finished"
+    assert (run / "corpus" / "corpus.jsonl").stat().st_mtime_ns == before[run / "corpus" / "corpus.jsonl"]
+    assert (run / "judged" / "bm25.trec").stat().st_mtime_ns != before[run / "judged" / "bm25.trec"]
+
+
+@pytest.mark.filterwarnings("ignore:.*held-out queries to choose by")
+@pytest.mark.parametrize(("start", "objective"), [("nothing", "retromae"), ("plain", "dupmae")])
+def test_other_starts_are_pretrained_first(
+    retromae: CommandLine, tiny_folder: Tiny, text: Path, tmp_path: Path, start: str, objective: str
+) -> None:
+    run = tmp_path / "run"
+    scratch = ["--from_scratch", "--vocabulary", 300, "--hidden_size", 16, "--num_hidden_layers", 1]
+    model = tiny_folder("bert") if start == "plain" else None
+    more = [] if model else scratch
+    retromae.well("adapt", text, *flags(run, model, minutes=0.1, objective=objective), *more)
+    found = verdict(run)
+    names = [system["name"] for system in found["systems"]]  # type: ignore[union-attr]
+    assert ("base" in names) == (start == "plain") and "pretrained" in names
+    assert ("pretrained-lexical" in names) == (objective == "dupmae")
+    settings = (run / "stages" / "contrastive" / "config.yaml").read_text()
+    assert f"reconstruction: {objective}" in settings and "pooling: null" in settings
+    assert Encoder.open(run / "model").encode_passages(["the old bridge"]).dense.shape[0] == 1
+    assert (run / "index").is_dir() and (run / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["EMPTY"], "there is no file"),
+        (["PICTURES"], "there is no text"),
+        (["TEN"], "too few to learn from"),
+        (["nowhere"], "does not exist"),
+        (["TEXT", "--model_name_or_path", "no/such/model"], "no/such/model"),
+        (["TEXT", "--minutes", "0"], "minutes must be at least"),
+        (["TEXT", "--from_scratch"], "leave out model_name_or_path"),
+        (["TEXT", "--questions_from", "dreams"], "questions_from takes"),
+        (["TEXT", "--generate_url", "http://x"], "needs generate_model"),
+        (["TEXT", "--output_dir", "FOREIGN"], "holds no run of adapt"),
+        (["TEXT", "--pairs", "nothing-here"], "nothing-here"),
+        (["TEXT", "--colour", "blue"], "colour"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    retromae: CommandLine, embedder: Path, tmp_path: Path, words: list[str], sentence: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "cat.png").write_bytes(b"\x89PNG")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "precious.txt").write_text("keep me")
+    places = {"EMPTY": "empty", "PICTURES": "pictures", "FOREIGN": "foreign", "TEN": "ten.jsonl"}
+    write_text(tmp_path / "ten.jsonl", 10)
+    write_text(tmp_path / "text.jsonl", 60)
+    places["TEXT"] = "text.jsonl"
+    given = [str(tmp_path / places[word]) if word in places else word for word in words]
+    done = retromae("adapt", *flags(tmp_path / "run", embedder, minutes=0.1), *given)
+    assert done.code == 2 and sentence in " ".join(done.err.split()), done
+    assert "Traceback" not in done.err
+    assert [path.name for path in (tmp_path / "foreign").iterdir()] == ["precious.txt"]
+
+
+def test_the_settings_are_shown(retromae: CommandLine, tmp_path: Path) -> None:
+    said = retromae.well("adapt", "docs", "--output_dir", tmp_path / "run", "--print_config")
+    assert "sources:\n- docs" in said and "minutes: 20.0" in said and not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_killed_anywhere_it_goes_on(embedder: Path, text: Path, tmp_path: Path, how: signal.Signals) -> None:
+    """Killed in every stage in turn; each time less is left to do, and the end is a whole run."""
+    run = tmp_path / "run"
+    words = command("adapt", text, *flags(run, embedder, minutes=0.2))
+    for stage in ("corpus", "base", "contrastive", "verdict", "index"):
+        started = subprocess.Popen(
+            words, env=surroundings(tmp_path / "cache"), stderr=subprocess.PIPE, text=True
+        )
+        deadline = time.monotonic() + 240
+        while time.monotonic() < deadline and started.poll() is None:
+            if (run / "adapt.json").is_file() and stage in _states_now(run):
+                break
+            time.sleep(0.02)
+        if started.poll() is None:
+            os.kill(started.pid, how)
+        _, told = started.communicate(timeout=240)
+        assert "Traceback" not in told
+        if how == signal.SIGINT:
+            assert started.returncode in (130, 0)
+    done = subprocess.run(
+        words, env=surroundings(tmp_path / "cache"), check=False, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(states(run).values()) <= {"finished", "skipped"} and verdict(run)["returned"]
+    assert not list(run.glob("**/*.tmp"))
+
+
+def _states_now(run: Path) -> dict[str, str]:
+    try:
+        return states(run)
+    except ValueError:
+        return {}
