@@ -21,7 +21,7 @@ from retromae.core.errors import UserError
 from retromae.core.files import write_json
 
 _JUDGED = 0.25  # of the time, at most, for judging
-_INDEXED = 0.35  # of the time: above, the base gets no index of its own
+_INDEXED = 0.25  # of the time: above, the base gets no index of its own
 _TRAINED = 0.3  # of the time, at least, for training, whatever the rest takes
 _OVERHEAD = 6.0  # seconds of a stage for opening a model
 _LEAST_SEARCHED = 1000
@@ -136,8 +136,10 @@ def _why(kind: str, objective: str) -> str:
         )
     start = "There is no base: a small model is made" if kind == "nothing" else f"The base is a {kind}"
     if kind == "embedder":
-        start = "The base is an embedder, and yet, as was asked,"
-        return f"{start} it is pre-trained on the text ({objective}) first: judge for yourself whether that helps."
+        return (
+            f"The base is an embedder; as was asked, it is pre-trained on the text ({objective}) first, which often "
+            "makes an embedder worse: the training on pairs starts from whichever of the two finds more."
+        )
     return f"{start}: it is pre-trained on the text ({objective}) and then trained on pairs, jointly with it."
 
 
@@ -153,6 +155,7 @@ def choose(examination: Examination, config: AdaptConfig) -> Choice:
     elif config.model_name_or_path:
         words += ["--model_name_or_path", config.model_name_or_path]
     words += ["--minutes", f"{config.minutes:g}"]
-    if config.pairs:
-        words += ["--pairs", config.pairs]
+    for name in ("pairs", "text_field", "title_field"):
+        if getattr(config, name):
+            words += [f"--{name}", getattr(config, name)]
     return Choice(make(examination, config).reasons, [shlex.quote(word) for word in words])

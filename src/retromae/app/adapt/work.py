@@ -177,11 +177,17 @@ class Work:
         return None
 
     def train(self) -> None:
-        start = self.run / "stages" / "pretrained"
-        assert self.base is not None or start.is_dir()
-        self._finetune(
-            "contrastive", str(start) if start.is_dir() else base_folder(self.base or ""), self.plan.steps
-        )
+        self._finetune("contrastive", self._start(), self.plan.steps)
+
+    def _start(self) -> str:
+        """What is trained on pairs: what was pre-trained; an embedder itself, unless pre-training made it better."""
+        pretrained = self.run / "stages" / "pretrained"
+        if self.base is None or not pretrained.is_dir():
+            return str(pretrained) if self.base is None else base_folder(self.base)
+        if self.plan.kind == "embedder" and self.judging.figure("pretrained") < self.judging.figure("base"):
+            self.say("the base finds more than what was pre-trained, so the training on pairs starts from the base")
+            return base_folder(self.base)
+        return str(pretrained)
 
     def train_again(self) -> str | None:
         if not self.plan.hard_steps:
