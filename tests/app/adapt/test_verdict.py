@@ -1,0 +1,82 @@
+"""What is returned, and what is said about it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from retromae.app.adapt.judging import METRIC
+from retromae.app.adapt.verdict import System, _chosen, sentence
+from retromae.core.ranking import Run
+from retromae.evaluation.metrics import Result
+
+QUERIES = [f"q{number}" for number in range(200)]
+
+
+def system(name: str, dev: float, test: float, noise: float = 0.02) -> System:
+    """A system of about these figures, each query's value a little off."""
+    rng = np.random.default_rng(len(name))
+
+    def result(mean: float) -> Result:
+        values = dict(zip(QUERIES, (mean + noise * rng.standard_normal(len(QUERIES))).tolist()))
+        return Result.of(name, {METRIC: values})
+
+    kind = "bm25" if name == "bm25" else "fusion" if name.endswith("+bm25") else "dense"
+    return System(name, kind, Run.from_dict({}), result(dev), result(test))  # type: ignore[arg-type]
+
+
+def chosen(**dev: float) -> str:
+    names = {name.replace("_", "+"): value for name, value in dev.items()}
+    return _chosen([system(name, value, value) for name, value in names.items()]).name
+
+
+@pytest.mark.parametrize(
+    ("returned", "dev"),
+    [
+        ("contrastive", {"base": 0.4, "bm25": 0.3, "base_bm25": 0.45, "contrastive": 0.5}),
+        ("base", {"base": 0.4, "bm25": 0.3, "base_bm25": 0.39, "contrastive": 0.35}),
+        ("bm25", {"base": 0.4, "bm25": 0.6, "base_bm25": 0.5, "contrastive": 0.55}),
+        ("base+bm25", {"base": 0.4, "bm25": 0.6, "base_bm25": 0.65, "contrastive_bm25": 0.65}),
+        ("contrastive+bm25", {"base": 0.4, "bm25": 0.6, "base_bm25": 0.65, "contrastive_bm25": 0.7}),
+        ("bm25", {"bm25": 0.6, "contrastive": 0.2}),  # from nothing: there is no base
+    ],
+)
+def test_the_untouched_wins_ties(returned: str, dev: dict[str, float]) -> None:
+    assert chosen(**dev) == returned
+
+
+def test_a_gain_within_its_own_error_is_none() -> None:
+    base, trained = system("base", 0.40, 0.40, noise=0.3), system("contrastive", 0.41, 0.41, noise=0.3)
+    bm25 = system("bm25", 0.1, 0.1)
+    gains = [trained.dev.per_query[METRIC][q] - base.dev.per_query[METRIC][q] for q in QUERIES]
+    clear = np.mean(gains) > np.std(gains, ddof=1) / np.sqrt(len(gains))
+    assert _chosen([base, trained, bm25]).name == ("contrastive" if clear else "base")
+    trained.dev.per_query[METRIC].update({q: base.dev.per_query[METRIC][q] + 0.001 for q in QUERIES})
+    again = Result.of("contrastive", trained.dev.per_query)
+    trained.dev = again
+    assert _chosen([base, trained, bm25]).name == "contrastive", "small, but the same for every query"
+
+
+@pytest.mark.parametrize(
+    ("returned", "figures", "said"),
+    [
+        ("contrastive", {"base": 0.4, "bm25": 0.3, "contrastive": 0.5}, "Search on this text is better now"),
+        ("base", {"base": 0.4, "bm25": 0.3, "contrastive": 0.3}, "the base is what this run returns"),
+        ("bm25", {"base": 0.4, "bm25": 0.6, "contrastive": 0.5}, "BM25 wins"),
+        (
+            "base+bm25",
+            {"base": 0.4, "bm25": 0.6, "base+bm25": 0.7},
+            "Training on this text did not clearly help",
+        ),
+        ("contrastive", {"base": 0.5, "bm25": 0.3, "contrastive": 0.5}, "not beyond doubt"),
+        ("contrastive", {"bm25": 0.3, "contrastive": 0.5}, "Search on this text is better now"),
+    ],
+)
+def test_the_sentence_says_who_won_and_by_how_much(
+    returned: str, figures: dict[str, float], said: str
+) -> None:
+    systems = {name: system(name, value, value) for name, value in figures.items()}
+    told = sentence(systems[returned], systems)
+    assert said in told and f"{systems[returned].test[METRIC]:.3f}" in told
+    for other in {"base", "bm25"} & set(figures) - {returned}:
+        assert f"({systems[other].test[METRIC]:.3f})" in told
