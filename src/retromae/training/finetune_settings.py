@@ -92,7 +92,7 @@ class FinetuneConfig:
         False, "gradient caching: any batch size in the memory of one chunk, for a third more time"
     )
     chunk_tokens: int | None = setting(
-        None, "tokens of one forward pass, padding included (default: 4096 on a CPU, 65536 on a GPU)"
+        None, "tokens of one forward pass, padding included (default: 1024 on a CPU, 65536 on a GPU)"
     )
 
     # length of the run and optimiser

@@ -28,7 +28,7 @@ from retromae.training.distil import distillation
 from retromae.training.finetune_settings import FinetuneConfig
 
 WEIGHTS_NAME, RECORD = "student.safetensors", "finetuning.json"
-_CPU_TOKENS, _GPU_TOKENS = 4096, 65536
+CPU_TOKENS, GPU_TOKENS = 1024, 65536  # of one forward pass; a larger one leaves the processor's caches
 _REDUCTION_PASSAGES = 4096
 
 
@@ -91,7 +91,7 @@ class Student:
         return GroupLoss(
             self.model,
             parts,
-            chunk_tokens=config.chunk_tokens or (_CPU_TOKENS if on_host else _GPU_TOKENS),
+            chunk_tokens=config.chunk_tokens or (CPU_TOKENS if on_host else GPU_TOKENS),
             cached=config.grad_cache,
             dimensions=self._dimensions(),
             rider=self._rider(passages),

@@ -78,7 +78,7 @@ def make(examination: Examination, config: AdaptConfig) -> Plan:
     total = 60 * config.minutes
     objective = _objective(config, kind)
     per_passage = forecast.encoding.seconds_per_passage
-    systems = 3 + (objective != "none")
+    systems = 2 + (objective != "none") + (total >= _AGAIN_FROM)  # rankings that need an encoder
     room = int(_JUDGED * total / (systems * per_passage))
     searched = min(config.eval_passages, max(_LEAST_SEARCHED, room))
     indexing = examination.passages.number * per_passage

@@ -37,6 +37,7 @@ from retromae.training.pretrain import pretrain
 from retromae.training.settings import resolve
 
 _MEASURED = 0.05  # of the time, at most, for measuring speeds
+_SHORT = 300.0  # seconds of pre-training
 _FLAT = 200_000  # passages: above, the index is HNSW
 _MINED, _WINDOW, _MARGIN = 60, 30, 0.05
 
@@ -155,8 +156,9 @@ class Work:
             "dataloader_num_workers": 0,
             "seed": self.config.seed,
             "logging_steps": 10,
-            "eval_steps": 1_000_000 if plan.pretrain_seconds < 300 else 200,
         }
+        if plan.pretrain_seconds < _SHORT:  # measuring must not take the time away
+            values |= {"eval_rows": 64, "probe_queries": 64, "eval_steps": 1_000_000}
         if self.base:
             values["model_name_or_path"] = base_folder(self.base)
         else:
@@ -185,7 +187,9 @@ class Work:
         if self.base is None or not pretrained.is_dir():
             return str(pretrained) if self.base is None else base_folder(self.base)
         if self.plan.kind == "embedder" and self.judging.figure("pretrained") < self.judging.figure("base"):
-            self.say("the base finds more than what was pre-trained, so the training on pairs starts from the base")
+            self.say(
+                "the base finds more than what was pre-trained, so the training on pairs starts from the base"
+            )
             return base_folder(self.base)
         return str(pretrained)
 

@@ -27,10 +27,10 @@ from retromae.objectives import Batch, Vocabulary
 from retromae.objectives.retromae import RetroMAE, RetroMAEConfig
 from retromae.training.batches import Padding, pad
 from retromae.training.contrast import GroupLoss, Part
+from retromae.training.student import CPU_TOKENS, GPU_TOKENS
 
 CONTRASTIVE, RECONSTRUCTION = "training on pairs", "pre-training (RetroMAE)"
 _QUICK = 0.4  # seconds: a step below is made twice as large
-_CHUNK_TOKENS, _GPU_CHUNK_TOKENS = 4096, 65536  # as `finetune` has them
 _LEAST = 2  # measurements: the first of all pays for starting up
 _MOST_ENCODED = 512
 _WORDS_PER_TOKEN = 0.75  # of a query that is cut out of a passage
@@ -92,7 +92,7 @@ def contrastive_speed(
     loss = GroupLoss(
         model,
         [Part("contrastive", 1.0, MultipleNegativesRankingLoss(model))],
-        chunk_tokens=_CHUNK_TOKENS if on_host else _GPU_CHUNK_TOKENS,
+        chunk_tokens=CPU_TOKENS if on_host else GPU_TOKENS,
     )
     words = max(1, round(settings.query_max_len * _WORDS_PER_TOKEN))
 
