@@ -237,6 +237,18 @@ def test_bad_settings_cost_nothing(
     assert not (tmp_path / "run").exists()
 
 
+def test_minutes_end_a_run_with_the_rate_at_zero(
+    tiny_folder: Tiny, data: Path, cache: Path, tmp_path: Path
+) -> None:
+    values = settings(tiny_folder("bert"), data, tmp_path / "run", pooling="cls", cache=cache, eval_queries=0)
+    values.pop("max_steps")
+    more = {"num_train_epochs": 100_000, "minutes": 0.03, "logging_steps": 1}
+    in_this_process("finetune", *flags(values | more))
+    rates = [record["learning_rate"] for record in metrics(tmp_path / "run") if "learning_rate" in record]
+    assert manifest(tmp_path / "run")["finished"] and len(rates) > 3
+    assert max(rates) > 0.5 * values["learning_rate"] and rates[-1] < 0.4 * max(rates)
+
+
 def test_scores_that_came_with_the_data_are_distilled(tiny_folder: Tiny, cache: Path, tmp_path: Path) -> None:
     lines = [
         {

@@ -34,7 +34,7 @@ _NOT = re.compile(
     r"(^|[/.])(tests?|testing|_?vendor|_vendored|idlelib|lib2to3|turtledemo|site-packages)([/.]|$)"
 )
 _LEAST_WORDS = 3, 12  # of a title, of a text
-_MOST_WORDS = 40, 60
+_MOST_WORDS = 40, 45
 _LARGEST = 400_000  # bytes of a file: larger ones are generated
 
 

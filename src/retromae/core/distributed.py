@@ -85,10 +85,15 @@ def _host_group() -> dist.ProcessGroup:
     return group
 
 
+def highest(value: float) -> float:
+    """The largest of all processes' values, on every process: what all must take alike, such as the time."""
+    if not active() or world_size() == 1:
+        return value
+    shared = torch.tensor(value, dtype=torch.float64)
+    dist.all_reduce(shared, op=dist.ReduceOp.MAX, group=_host_group())
+    return float(shared)
+
+
 def any_rank(flag: bool) -> bool:
     """True on every process when it is true on one: for decisions that all must take alike."""
-    if not active() or world_size() == 1:
-        return flag
-    value = torch.tensor(float(flag))
-    dist.all_reduce(value, group=_host_group())
-    return bool(value.item() > 0)
+    return highest(float(flag)) > 0

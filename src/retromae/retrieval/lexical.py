@@ -7,7 +7,10 @@ title and the text together. A document that shares no word with the query is no
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ _STOP_WORDS = frozenset(
 )
 _STOP_WORDS |= {"russian", "spanish", "swedish", "turkish"}
 _SETTINGS = "lexical.json"
+WORD = re.compile(r"\b\w\w+\b")  # what is taken for a word
 
 
 class BM25:
@@ -108,11 +112,34 @@ class BM25:
             places[row, : len(found)], scores[row, : len(found)] = found, values
         return Run.from_top_k(list(queries), places, scores, self.ids)
 
+    def shares(self, query: str, places: Sequence[int]) -> list[list[tuple[str, float]]]:
+        """For each document (by its place) the query's words that it has, with their part of the score, the largest
+        first."""
+        spelt: dict[str, str] = {}  # stem → the first word of the query that has it
+        for word in WORD.findall(query.lower()):
+            if (known := stem(word, self.language)) is not None:
+                spelt.setdefault(known, word)
+        found: list[list[tuple[str, float]]] = [[] for _ in places]
+        for known, times in Counter(_words([query], self.language)[0]).items():
+            ids = self._index.get_tokens_ids([known])
+            if ids and places:
+                values = self._index.get_scores_from_ids(ids)[list(places)] * times
+                for row in values.nonzero()[0].tolist():
+                    found[row].append((spelt.get(known, known), float(values[row])))
+        return [sorted(terms, key=lambda term: (-term[1], term[0])) for terms in found]
+
     def _best(self, words: list[str], k: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         scores = self._index.get_scores_from_ids(self._index.get_tokens_ids(words))  # (documents,)
         hits = np.flatnonzero(scores)
         best, values = top_k(scores[None, hits], self._ranks[hits], k)
         return hits[best[0]], values[0]
+
+
+@lru_cache(maxsize=1 << 16)
+def stem(word: str, language: str = "english") -> str | None:
+    """What BM25 takes a word for; None for a stop word."""
+    found = _words([word], language)[0]
+    return str(found[0]) if found else None
 
 
 def _words(texts: Iterable[str], language: str, *, as_ids: bool = False) -> Any:

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -24,9 +24,10 @@ from retromae.core.config import read_yaml
 from retromae.core.errors import UserError
 from retromae.retrieval.encoder import Encoder
 from retromae.retrieval.index import VectorIndex
+from retromae.retrieval.lexical import BM25
 from retromae.retrieval.search import Hit, Searcher
 from retromae.retrieval.vectors import Vectors
-from retromae.retrieval.ways import Dense, Fused, Lexical, System, WordShares
+from retromae.retrieval.ways import Dense, Fused, Lexical, System
 from retromae.text.store import Passage
 
 _AT_ONCE = 64  # queries encoded and searched together: a lexical half is as wide as the vocabulary
@@ -170,7 +171,7 @@ def open_systems(
     dense = Dense(searcher, "Dense and lexical vectors" if index.lexical is not None else "Dense vectors")
     systems: dict[str, System] = {"dense": dense}
     try:
-        bm25 = cast(WordShares, WordShares.build(index.passages, language=language))
+        bm25 = BM25.build(index.passages, language=language)
     except UserError as error:
         if returned.kind != "dense":
             raise

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Protocol
 
 from retromae.core.ranking import Ranking, Run
 from retromae.retrieval.encoder import Encoder
 from retromae.retrieval.fusion import reciprocal_rank, weighted
 from retromae.retrieval.index import VectorIndex
-from retromae.retrieval.lexical import BM25, _words
+from retromae.retrieval.lexical import BM25
 from retromae.retrieval.search import Hit, Searcher
 from retromae.retrieval.vectors import Explanation, Vectors, explain
 
-WORD = re.compile(r"\b\w\w+\b")  # what BM25 takes for a word
 TERMS = 10  # matching terms that are told
 
 
@@ -74,7 +70,7 @@ class Lexical:
     encoder: None = None
     label = "BM25: words"
 
-    def __init__(self, bm25: WordShares, index: VectorIndex) -> None:
+    def __init__(self, bm25: BM25, index: VectorIndex) -> None:
         self.bm25, self.index = bm25, index
 
     def find(self, queries: Sequence[str], vectors: Vectors | None, k: int) -> list[list[Hit]]:
@@ -133,32 +129,6 @@ class Fused:
             dense, lexical = (float(part.get(name, 0.0)) for part in parts)
             hits.append(Hit(passages[place], score, Explanation(dense, lexical, terms[row][:TERMS])))
         return hits
-
-
-class WordShares(BM25):
-    """BM25 that says what each word adds. Its documents stand in the order of the index' passages."""
-
-    def shares(self, query: str, places: Sequence[int]) -> list[list[tuple[str, float]]]:
-        """For each document the query's words that it has, with their part of the score, the largest first."""
-        spelt: dict[str, str] = {}  # stem → the first word of the query that has it
-        for word in WORD.findall(query.lower()):
-            if (known := stem(word, self.language)) is not None:
-                spelt.setdefault(known, word)
-        found: list[list[tuple[str, float]]] = [[] for _ in places]
-        for known, times in Counter(_words([query], self.language)[0]).items():
-            ids = self._index.get_tokens_ids([known])
-            if ids and places:
-                values = self._index.get_scores_from_ids(ids)[list(places)] * times
-                for row in values.nonzero()[0].tolist():
-                    found[row].append((spelt.get(known, known), float(values[row])))
-        return [sorted(terms, key=lambda term: (-term[1], term[0])) for terms in found]
-
-
-@lru_cache(maxsize=1 << 16)
-def stem(word: str, language: str = "english") -> str | None:
-    """What BM25 takes a word for; None for a stop word."""
-    found = _words([word], language)[0]
-    return str(found[0]) if found else None
 
 
 def _named(queries: Sequence[str]) -> dict[str, str]:

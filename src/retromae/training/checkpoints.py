@@ -85,25 +85,30 @@ class Resumable(_Base):
         """Nothing was saved."""
 
 
-class Clocked(Resumable):
-    """A trainer whose learning rate follows a `Clock`, and whose checkpoints keep a small state of its own.
-
-    Its batches are named by step, so resuming skips and replays nothing.
-    """
+class Scheduled(Resumable):
+    """A trainer whose learning rate follows a `Clock`."""
 
     clock: Clock
-    kept: dict[str, Any]  # best score, patience, …
-    _tokens = 0  # that all processes together have trained on, up to the last time they were counted
-
-    @property
-    def tokens_seen(self) -> int:
-        return self._tokens
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         if self.lr_scheduler is None:
             self.lr_scheduler = LambdaLR(cast(Any, optimizer or self.optimizer), self.clock.learning_rate)
             self._created_lr_scheduler = True
         return self.lr_scheduler
+
+
+class Clocked(Scheduled):
+    """One whose checkpoints keep a small state of its own, too.
+
+    Its batches are named by step, so resuming skips and replays nothing.
+    """
+
+    kept: dict[str, Any]  # best score, patience, …
+    _tokens = 0  # that all processes together have trained on, up to the last time they were counted
+
+    @property
+    def tokens_seen(self) -> int:
+        return self._tokens
 
     def complete_checkpoint(self, folder: Path) -> None:
         self.kept |= {

@@ -110,7 +110,12 @@ class _Session:
             assert negatives is not None
             groups = Groups(pairs, self.plan, self._draws(negatives))
             self.scores = teacher_scores(config, pairs, negatives, groups, self.batches, console=self.console)
-        self.clock = Clock(total_steps=self.steps, minutes=None)
+        self.clock = Clock(
+            total_steps=self.steps,
+            minutes=config.minutes,
+            shape=config.lr_scheduler_type,
+            warmup_ratio=config.warmup_ratio,
+        )
         self.refreshing = Refreshing(config, run, pairs, student, self.console)
         self.best = Best(config, run, student, judge, self.steps)
 
@@ -129,7 +134,7 @@ class _Session:
         interruption = Interruption()
         with interruption.listening():
             step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
-            while step < self.steps and not self.best.gave_up(step):
+            while step < self.steps and not self._out_of_time() and not self.best.gave_up(step):
                 if checkpoint is not None:
                     self.student.load(checkpoint)  # what mines is what was trained
                 trainer = self._segment(step, interruption)
@@ -144,6 +149,9 @@ class _Session:
             self.student.load(checkpoint)
         return self._finish(step)
 
+    def _out_of_time(self) -> bool:
+        return distributed.any_rank(self.clock.out_of_time)
+
     def _segment(self, step: int, interruption: Interruption) -> FinetuneTrainer:
         """The trainer of the steps up to the next refresh of the negatives."""
         config = self.config
@@ -156,6 +164,7 @@ class _Session:
             self.student.loss(scored=self.scores is not None, passages=len(self.pairs.passages)),
             self._arguments(),
             groups.dataset(self.batches, numbers=self.config.reconstruction != "none"),
+            self.clock,
         )
         for callback in (ProgressCallback, PrinterCallback):
             trainer.remove_callback(callback)
@@ -191,10 +200,6 @@ class _Session:
             learning_rate=config.learning_rate,
             weight_decay=config.weight_decay,
             max_grad_norm=config.max_grad_norm,
-            warmup_steps=round(config.warmup_ratio * self.steps),
-            lr_scheduler_type={"constant": "constant_with_warmup"}.get(
-                config.lr_scheduler_type, config.lr_scheduler_type
-            ),
             optim="adamw_torch_fused",
             seed=config.seed,
             bf16=config.bf16,

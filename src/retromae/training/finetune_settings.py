@@ -98,6 +98,9 @@ class FinetuneConfig:
     # length of the run and optimiser
     num_train_epochs: float = setting(3.0, "passes over the queries")
     max_steps: int | None = setting(None, "optimiser steps; overrides num_train_epochs")
+    minutes: float | None = setting(
+        None, "wall-clock minutes, if they are over first; the learning rate falls with the time"
+    )
     learning_rate: float = setting(2e-5, "peak learning rate")
     weight_decay: float = setting(0.01, "weight decay, not on biases and LayerNorms")
     max_grad_norm: float = setting(1.0, "gradients are clipped to this norm; 0 turns it off")
@@ -175,7 +178,7 @@ _LEAST = {
     "save_steps": 1,
     "save_total_limit": 1,
 }
-_ABOVE_ZERO = ("temperature", "student_temperature", "teacher_temperature", "num_train_epochs")
+_ABOVE_ZERO = ("temperature", "student_temperature", "teacher_temperature", "num_train_epochs", "minutes")
 _SHARES = ("refresh_until", "warmup_ratio")
 
 

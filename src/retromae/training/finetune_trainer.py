@@ -22,16 +22,17 @@ from retromae.core import distributed
 from retromae.core.errors import UserError
 from retromae.core.files import replacing_folder, restore, write_json
 from retromae.core.runs import RunFolder
-from retromae.training.checkpoints import Resumable
+from retromae.training.checkpoints import Scheduled
 from retromae.training.contrast import GroupLoss
 from retromae.training.finetune_settings import FinetuneConfig
+from retromae.training.schedule import Clock
 from retromae.training.session import measurements
 from retromae.training.student import Student
 
 _BEST = "best.json"
 
 
-class FinetuneTrainer(Resumable, SentenceTransformerTrainer):
+class FinetuneTrainer(Scheduled, SentenceTransformerTrainer):
     """Trains a `Student`. Batches come in the order of the data set; checkpoints are whole and can be resumed."""
 
     def __init__(
@@ -41,8 +42,9 @@ class FinetuneTrainer(Resumable, SentenceTransformerTrainer):
         loss: GroupLoss,
         args: SentenceTransformerTrainingArguments,
         rows: Dataset,
+        clock: Clock,
     ) -> None:
-        self.run, self.student, self.group_loss = run, student, loss
+        self.run, self.student, self.group_loss, self.clock = run, student, loss, clock
         self.tokens_seen = 0  # of all processes, up to the last logging
         self._micro_batches = 0  # since then
         super().__init__(model=student.model, args=args, train_dataset=rows, loss=loss)
@@ -52,7 +54,7 @@ class FinetuneTrainer(Resumable, SentenceTransformerTrainer):
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         self.seed_dropout(self.args.seed)
-        self.group_loss.progress = self.state.global_step / max(1, self.state.max_steps)
+        self.group_loss.progress = self.clock.progress(self.state.global_step)
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         self._micro_batches += 1
         if loss.device.type == "cpu":  # an accelerator would be waited for: `log` looks at it there

@@ -6,6 +6,8 @@ import math
 import time
 from typing import Literal
 
+from retromae.core.distributed import highest
+
 Shape = Literal["linear", "cosine", "constant"]
 
 
@@ -51,8 +53,10 @@ class Clock:
 
     def learning_rate(self, step: int) -> float:
         """The factor on the peak learning rate: linear warm-up, then the shape down to 0; at mid-step, so that
-        neither the first nor the last step has a rate of 0."""
+        neither the first nor the last step has a rate of 0. Processes whose clocks differ agree on one."""
         done = self.progress(step + 0.5)
+        if self.minutes is not None:
+            done = highest(done)
         if done < self.warmup_ratio:
             return done / self.warmup_ratio
         if self.shape == "constant":

@@ -33,8 +33,8 @@ def adapt(config: AdaptConfig, console: Console) -> Path:
         config = replace(config, model_name_or_path=default_base())
     run = RunFolder(config.output_dir)
     _claim(run, config)
-    work = Work(config, console)
     stages = Stages(run.path, 60 * config.minutes, lambda text: console.print(text, soft_wrap=True))
+    work = Work(config, console, stages.spent)
     for stage in _stages(config, work):
         stages.do(stage)
     return run.path

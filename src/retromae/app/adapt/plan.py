@@ -33,7 +33,6 @@ _PRETRAINED = {
 _AGAIN = 0.4  # of the training on pairs, for a second round with mined negatives
 _AGAIN_FROM = 480.0  # seconds of training on pairs that are worth dividing
 _RATES = {"masked language model": 1e-4, "nothing": 2e-4, "embedder": 5e-5}
-_MOST_STEPS = 20_000
 PLAN = "plan.json"
 
 
@@ -44,10 +43,12 @@ class Plan:
     kind: str
     objective: str  # none, mlm, retromae, dupmae
     pretrain_seconds: float
-    steps: int
-    """Of the training on pairs."""
-    hard_steps: int
-    """Of the second one, with mined negatives; 0 leaves it out."""
+    pairs_seconds: float
+    """Of the training on pairs, as far as can be told before: it gets what is left until the rest must begin."""
+    hard_seconds: float
+    """Of mining and the second training on pairs; 0 leaves them out."""
+    rest_seconds: float
+    """What follows the training: a ranking, the index, the verdict."""
     learning_rate: float
     passage_max_len: int
     """As planned, or what the base takes."""
@@ -83,21 +84,21 @@ def make(examination: Examination, config: AdaptConfig) -> Plan:
     searched = min(config.eval_passages, max(_LEAST_SEARCHED, room))
     indexing = examination.passages.number * per_passage
     both = config.base_index and 2 * indexing <= _INDEXED * total
-    fixed = systems * (searched * per_passage + _OVERHEAD) + indexing * (1 + both) + 3 * _OVERHEAD
-    training = max(total - fixed - examination.seconds, _TRAINED * total)
+    ranking = searched * per_passage + _OVERHEAD
+    rest = indexing * (1 + both) + 4 * _OVERHEAD
+    training = max(total - systems * ranking - rest - examination.seconds, _TRAINED * total)
     share = _PRETRAINED[kind] if objective != "none" else 0.0
     on_pairs = (1 - share) * training
-    step = next(stage for stage in forecast.stages if stage.name == CONTRASTIVE).step_seconds
     again = _AGAIN if on_pairs >= _AGAIN_FROM and on_pairs * _AGAIN > 2 * indexing else 0.0
-    steps = _steps((1 - again) * on_pairs / step)
-    hard = _steps((again * on_pairs - indexing) / (1.7 * step)) if again else 0
+    step = next(stage for stage in forecast.stages if stage.name == CONTRASTIVE).step_seconds
     rate = config.learning_rate if config.learning_rate is not None else _RATES[kind]
     reasons = [
         _why(kind, objective),
         f"{duration(total)} are shared out: "
         + (f"{duration(share * training)} of pre-training, " if share else "")
-        + f"{steps:,} steps of {config.per_device_train_batch_size} pairs in {duration((1 - again) * on_pairs)}, "
-        + (f"{hard:,} more with mined negatives in {duration(again * on_pairs)}, " if hard else "")
+        + f"{duration((1 - again) * on_pairs)} of training on pairs (some {(1 - again) * on_pairs / step:,.0f} steps "
+        f"of {config.per_device_train_batch_size}), "
+        + (f"{duration(again * on_pairs)} of mining and training again, " if again else "")
         + f"{systems} rankings of {searched:,} passages to judge by, {examination.passages.number:,} passages to "
         f"index in {duration(indexing)}" + (", for the base too." if both else "."),
     ]
@@ -110,8 +111,9 @@ def make(examination: Examination, config: AdaptConfig) -> Plan:
         kind=kind,
         objective=objective,
         pretrain_seconds=share * training,
-        steps=steps,
-        hard_steps=hard,
+        pairs_seconds=(1 - again) * on_pairs,
+        hard_seconds=again * on_pairs,
+        rest_seconds=rest + ranking,
         learning_rate=rate,
         passage_max_len=min(config.passage_max_len, examination.base.longest - SPECIAL),
         eval_passages=searched,
@@ -141,10 +143,6 @@ def _why(kind: str, objective: str) -> str:
             "makes an embedder worse: the training on pairs starts from whichever of the two finds more."
         )
     return f"{start}: it is pre-trained on the text ({objective}) and then trained on pairs, jointly with it."
-
-
-def _steps(count: float) -> int:
-    return max(2, min(_MOST_STEPS, int(count)))
 
 
 def choose(examination: Examination, config: AdaptConfig) -> Choice:

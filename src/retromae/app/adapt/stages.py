@@ -62,6 +62,7 @@ class Stages:
         self.folder, self.budget, self.say = folder, budget_seconds, say
         self.records = {record.name: record for record in read_records(folder)}
         self.done: dict[str, Record] = {}
+        self._began: float | None = None  # of the stage that runs
 
     def do(self, stage: Stage) -> None:
         fingerprint = self._fingerprint(stage)
@@ -80,17 +81,23 @@ class Stages:
         record = Record(stage.name, stage.title, "interrupted", "", already, stage.run, fingerprint)
         self._note(record)
         self.say(f"[bold]{stage.title}[/bold]")
-        began = time.monotonic()
+        self._began = time.monotonic() - already
         try:
             why = stage.does()
         finally:
-            record.seconds = round(already + time.monotonic() - began, 1)
+            record.seconds = round(time.monotonic() - self._began, 1)
+            self._began = None
             self._note(record)
         record.state, record.why = ("skipped", why) if why else ("finished", "")
         if why:
             self.say(f"  {why}")
         self._note(record)
         self.done[stage.name] = record
+
+    def spent(self) -> float:
+        """Seconds of all stages so far, with the one that runs."""
+        running = time.monotonic() - self._began if self._began is not None else 0.0
+        return running + sum(record.seconds for record in self.done.values())
 
     def _fingerprint(self, stage: Stage) -> str:
         needed = [self.done[name].fingerprint for name in stage.after]

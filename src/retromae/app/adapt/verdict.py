@@ -21,7 +21,7 @@ from retromae.core.ranking import Run
 from retromae.evaluation.metrics import Metric, Result
 from retromae.evaluation.significance import Comparison, compare
 from retromae.retrieval.fusion import weighted
-from retromae.retrieval.ways import WordShares
+from retromae.retrieval.lexical import BM25
 from retromae.text.store import Passage
 
 Kind = Literal["dense", "bm25", "fusion", "dense+lexical"]
@@ -252,15 +252,14 @@ def _examples(returned: System, systems: Sequence[System], judging: Judging) -> 
     gains = sorted(a, key=lambda query: (b[query] - a[query], query))
     won = [query for query in gains if a[query] > b[query]][:_EXAMPLES]
     lost = [query for query in reversed(gains) if a[query] < b[query]][:_EXAMPLES]
-    words = WordShares.build(judging.queries.passages, language=judging.config.language)
-    assert isinstance(words, WordShares)
+    words = BM25.build(judging.queries.passages, language=judging.config.language)
     places = {passage.id: place for place, passage in enumerate(judging.queries.passages)}
     tell = lambda query: _example(query, returned.run, other.run, judging, words, places)  # noqa: E731
     return {"against": other.name, "won": list(map(tell, won)), "lost": list(map(tell, lost))}
 
 
 def _example(
-    query: str, after: Run, before: Run, judging: Judging, words: WordShares, places: Mapping[str, int]
+    query: str, after: Run, before: Run, judging: Judging, words: BM25, places: Mapping[str, int]
 ) -> dict[str, Any]:
     answers = judging.queries.qrels[query]
 

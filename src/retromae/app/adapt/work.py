@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ from retromae.app.adapt.stages import Interrupted
 from retromae.app.adapt.start import base_folder, lengths, open_base, pooling_to_state
 from retromae.app.doctor.examine import MEASURING, examine
 from retromae.app.report.page import write_report
+from retromae.core.config import read_yaml
 from retromae.core.files import replacing_folder
 from retromae.core.runs import Outcome
 from retromae.retrieval.embed import embed_corpus
@@ -37,7 +39,9 @@ from retromae.training.pretrain import pretrain
 from retromae.training.settings import resolve
 
 _MEASURED = 0.05  # of the time, at most, for measuring speeds
-_SHORT = 300.0  # seconds of pre-training
+_SHORT = 300.0  # seconds of a training
+_TINY = 60.0
+_EPOCHS = 3.0  # of training on pairs, at most
 _FLAT = 200_000  # passages: above, the index is HNSW
 _MINED, _WINDOW, _MARGIN = 60, 30, 0.05
 
@@ -45,8 +49,9 @@ _MINED, _WINDOW, _MARGIN = 60, 30, 0.05
 class Work:
     """One run's stages."""
 
-    def __init__(self, config: AdaptConfig, console: Console) -> None:
-        self.config, self.console = config, console
+    def __init__(self, config: AdaptConfig, console: Console, spent: Callable[[], float]) -> None:
+        """`spent` says how many seconds all stages have taken so far."""
+        self.config, self.console, self.spent = config, console, spent
         self.run = Path(config.output_dir)
 
     @property
@@ -158,7 +163,9 @@ class Work:
             "logging_steps": 10,
         }
         if plan.pretrain_seconds < _SHORT:  # measuring must not take the time away
-            values |= {"eval_rows": 64, "probe_queries": 64, "eval_steps": 1_000_000}
+            values |= {"eval_rows": 64, "probe_queries": 64, "eval_steps": 1_000_000, "logging_steps": 2}
+        if plan.pretrain_seconds < _TINY:
+            values["holdout"] = 0
         if self.base:
             values["model_name_or_path"] = base_folder(self.base)
         else:
@@ -179,7 +186,14 @@ class Work:
         return None
 
     def train(self) -> None:
-        self._finetune("contrastive", self._start(), self.plan.steps)
+        self._finetune(
+            "contrastive", self._start(), self._seconds(self.plan.pairs_seconds, self.plan.hard_seconds)
+        )
+
+    def _seconds(self, planned: float, later: float) -> float:
+        """What is left until the rest must begin, but at least half of what was planned."""
+        left = 60 * self.config.minutes - self.spent() - self.plan.rest_seconds - later
+        return max(left, planned / 2)
 
     def _start(self) -> str:
         """What is trained on pairs: what was pre-trained; an embedder itself, unless pre-training made it better."""
@@ -194,7 +208,7 @@ class Work:
         return str(pretrained)
 
     def train_again(self) -> str | None:
-        if not self.plan.hard_steps:
+        if not self.plan.hard_seconds:
             return "the time is better spent on one training than on two short ones"
         negatives = self.run / "stages" / "negatives"
         first = self.run / "stages" / "contrastive"
@@ -212,16 +226,18 @@ class Work:
         self._finetune(
             "hard",
             str(first),
-            self.plan.hard_steps,
+            self._seconds(self.plan.hard_seconds, 0),
             negatives=str(negatives),
             negatives_window=_WINDOW,
             train_group_size=2,
         )
         return None
 
-    def _finetune(self, name: str, start: str, steps: int, **more: Any) -> None:
+    def _finetune(self, name: str, start: str, seconds: float, **more: Any) -> None:
         config, plan = self.config, self.plan
         folder = self.run / "stages" / name
+        resume = (folder / "config.yaml").is_file()
+        minutes = read_yaml(folder / "config.yaml")["minutes"] if resume else seconds / 60
         more |= {"reconstruction": plan.objective} if self._rebuilds(name) else {}
         query, passage = lengths(Encoder.open(start, pooling=pooling_to_state(start)), config)
         settings = FinetuneConfig(
@@ -234,14 +250,14 @@ class Work:
             passage_max_len=passage,
             per_device_train_batch_size=config.per_device_train_batch_size,
             learning_rate=plan.learning_rate,
-            max_steps=steps,
+            num_train_epochs=_EPOCHS,
+            minutes=minutes,
             seed=config.seed,
             eval_queries=0,
-            logging_steps=max(1, min(20, steps // 10)),
-            save_steps=max(20, steps // 4),
+            logging_steps=5 if seconds < _SHORT else 20,
+            save_steps=25 if seconds < _SHORT else 200,
             **more,
         )
-        resume = (folder / "config.yaml").is_file()
         _went_through(finetune(settings, resume=resume, console=self.console))
         self._rank(name, Encoder.open(folder))
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bm25s.stopwords import STOPWORDS_EN_PLUS
 
-from retromae.retrieval.ways import WORD, stem
+from retromae.retrieval.lexical import WORD, stem
 
 _LETTERS = 3  # shorter pieces of a vocabulary are hardly words
 # BM25 counts "from" and "how"; to mark them everywhere would hide what matters
