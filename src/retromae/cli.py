@@ -15,6 +15,7 @@ from retromae import __version__
 from retromae.app.flags import console, errors, fail, tell_warnings
 from retromae.app.verbs import VERBS, command_of, listed
 from retromae.core.errors import UserError
+from retromae.core.files import no_room
 
 
 class Verbs(TyperGroup):
@@ -75,3 +76,11 @@ def main() -> None:
     except KeyboardInterrupt:
         errors.print("Interrupted.")
         sys.exit(130)
+    except Exception as error:
+        if os.environ.get("RETROMAE_DEBUG") or not no_room(error):
+            raise
+        fail(
+            UserError(
+                "the disk is full; make room and give the same command again. What was finished is kept."
+            )
+        )

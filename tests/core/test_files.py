@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from retromae.core import files
 from retromae.core.files import replacing_folder, restore
@@ -112,3 +116,42 @@ def test_what_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.Monke
         write(path, "new")
     assert read(path) == "old"
     assert [one.name for one in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB, where this machine lets us have one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no file system can be mounted here (it takes root)")
+    yield place
+    subprocess.run(["umount", str(place)], check=False)
+
+
+def test_a_full_disk_is_known_whoever_says_so(small_disk: Path) -> None:
+    big = torch.zeros(1 << 20)
+    for write_big in (
+        lambda: (small_disk / "plain").write_bytes(bytes(1 << 20)),
+        lambda: torch.save(big, small_disk / "torch"),
+        lambda: save_file({"big": big}, small_disk / "safetensors"),
+    ):
+        with pytest.raises(Exception) as caught:  # each library has its own
+            write_big()
+        assert files.no_room(caught.value), repr(caught.value)
+        for left in small_disk.iterdir():
+            left.unlink()
+    assert not files.no_room(FileNotFoundError(2, "no such file")) and not files.no_room(None)
+
+
+def test_a_full_disk_is_one_sentence_on_the_command_line(small_disk: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.jsonl").write_text("".join(f'{{"text": "{n} {"word " * 400}"}}\n' for n in range(500)))
+    words = ["prepare", tmp_path / "text.jsonl", "--out", small_disk / "rows", "--train_tokenizer", "300"]
+    done = subprocess.run(
+        [sys.executable, "-m", "retromae", *map(str, words), "--workers", "1"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2 and "the disk is full" in done.stderr and "Traceback" not in done.stderr

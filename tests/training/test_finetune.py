@@ -242,10 +242,10 @@ def test_minutes_end_a_run_with_the_rate_at_zero(
 ) -> None:
     values = settings(tiny_folder("bert"), data, tmp_path / "run", pooling="cls", cache=cache, eval_queries=0)
     values.pop("max_steps")
-    more = {"num_train_epochs": 100_000, "minutes": 0.03, "logging_steps": 1}
+    more = {"num_train_epochs": 100_000, "minutes": 0.1, "logging_steps": 1}
     in_this_process("finetune", *flags(values | more))
     rates = [record["learning_rate"] for record in metrics(tmp_path / "run") if "learning_rate" in record]
-    assert manifest(tmp_path / "run")["finished"] and len(rates) > 3
+    assert manifest(tmp_path / "run")["finished"] and len(rates) > 2
     assert max(rates) > 0.5 * values["learning_rate"] and rates[-1] < 0.4 * max(rates)
 
 

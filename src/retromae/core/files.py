@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -105,3 +106,17 @@ def write_json(path: str | Path, value: Any) -> None:
 def file_sha256(path: str | Path) -> str:
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+_FULL = ("No space left on device", "StorageFull", "unexpected pos")
+
+
+def no_room(error: BaseException | None) -> bool:
+    """Did the disk, or the user's share of it, run full? safetensors says so in words only, and torch that less was
+    written than it gave."""
+    while error is not None:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or any(words in str(error) for words in _FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

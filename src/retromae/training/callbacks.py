@@ -14,6 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from retromae.core import distributed
 from retromae.core.runs import RunFolder
+from retromae.core.words import duration
 from retromae.training.schedule import Clock
 
 
@@ -115,13 +116,5 @@ class Watching(TrainerCallback):
         if not any(name.startswith("eval_") for name in record):
             left = self.clock.seconds_left(step)
             speed = f"  {record['tokens_per_second']:,.0f} tokens/s" if "tokens_per_second" in record else ""
-            return f"step {step}{total}  {figures}{speed}" + (f"  {_duration(left)} left" if left else "")
+            return f"step {step}{total}  {figures}{speed}" + (f"  {duration(left)} left" if left else "")
         return f"[bold]step {step}{total} held out[/bold]  {figures}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return (
-        f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-    )

@@ -89,6 +89,21 @@ def test_own_queries_without_a_split_are_divided(tmp_path: Path) -> None:
     assert not asked["dev"] & asked["test"] and not (asked["dev"] | asked["test"]) & trained
 
 
+def test_of_one_enormous_document_runs_of_passages_are_held_out(tmp_path: Path) -> None:
+    lines = (json.loads(line)["text"] for line in write_text(tmp_path / "many.jsonl", 1500).open())
+    book = write_lines(
+        tmp_path / "book.jsonl", [{"_id": "book", "title": "The book", "text": " ".join(lines)}]
+    )
+    facts = written(book, tmp_path / "run")
+    assert facts.documents == 1 and (facts.dev, facts.test) == (20, 40) and facts.train > 400
+    pairs = {split: opened(tmp_path / "run", split) for split in ("train", "judged")}
+    runs = {
+        split: {int(pairs[split].passages[int(number)].id.partition("#")[2]) // 20 for number in found}
+        for split, found in ((split, pairs[split].positives.members) for split in pairs)
+    }
+    assert not runs["train"] & runs["judged"]
+
+
 def test_too_little_text_is_refused_in_a_sentence(tmp_path: Path) -> None:
     source = write_text(tmp_path / "text.jsonl", 10)
     with pytest.raises(UserError, match=r"10 documents give .* too few"):

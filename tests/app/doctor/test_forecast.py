@@ -27,7 +27,8 @@ from retromae.app.doctor.measure import (
     encoding_speed,
     reconstruction_speed,
 )
-from retromae.app.doctor.words import counted, duration, size
+from retromae.app.doctor.words import counted, size
+from retromae.core.words import roughly
 from retromae.text.corpus_facts import survey
 
 BASE = BaseFacts("embedder", "", "x", 30522, 22_700_000, 6, 12, True, 384, 1536, 384, 256, "mean", "cosine")
@@ -130,7 +131,7 @@ def test_numbers_for_people() -> None:
     assert [size(n) for n in (12, 8_400, 2_140_000, 976_000_000, 4_210_000_000, 74e9, 999_700)] == [
         *("12 bytes", "8 KB", "2 MB", "976 MB", "4.2 GB", "74.0 GB", "1 MB"),
     ]
-    assert [duration(s) for s in (0.84, 9.96, 42.4, 360, 12_600, 181_440)] == [
+    assert [roughly(s) for s in (0.84, 9.96, 42.4, 360, 12_600, 181_440)] == [
         *("0.8 s", "10 s", "42 s", "6 min", "3.5 h", "2.1 days"),
     ]
     assert [counted(n, "file") for n in (0, 1, 1200)] == ["0 files", "1 file", "1,200 files"]

@@ -10,7 +10,8 @@
            facts.json        how many of what
     judging/                 where the user gave queries: theirs for dev, test and judged, on their passages
 
-Documents are held out, not queries: a document's sentences look alike. Whole folders are, where there are many.
+Documents are held out, not queries: a document's sentences look alike. Whole folders are, where there are many; runs of
+passages, where there are few documents.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -38,6 +39,7 @@ FACTS, WHOLE = "facts.json", "passages.jsonl"
 _TITLE_ANSWERS = 3  # passages of a document that its title asks for: the first ones are about it
 _MOST_HELD_OUT = 0.25  # of the documents
 _SPARE = 1.5  # times as many are held out as queries are wanted: some give none
+_FEW_DOCUMENTS, _RUN = 50, 20  # below so many, runs of so many passages are held out instead
 LEAST = 10  # held-out queries that anything can be said by
 _FEW = 100  # below, intervals are wider than most gains
 _OWN = "own-"  # before ids of the user's passages and queries, which might be those of documents
@@ -122,7 +124,8 @@ def write_corpus(config: AdaptConfig, tokenizer: Any, run: Path) -> CorpusFacts:
         )
     held_out = 0.0
     if own is None:
-        held_out = min(_MOST_HELD_OUT, _SPARE * config.eval_queries / titles.documents)
+        units = titles.documents if titles.documents >= _FEW_DOCUMENTS else 1  # of few, who knows how long
+        held_out = min(_MOST_HELD_OUT, _SPARE * config.eval_queries / units)
     made = inner_passages(
         read(),
         titles,
@@ -173,8 +176,8 @@ def _write_inner(
 ) -> dict[str, list[tuple[str, Query]]]:
     """Passages and training queries; gives back those of held-out documents by split, each with its kind."""
     kept: dict[str, list[tuple[str, Query]]] = {"dev": [], "test": []}
-    for inner_group in _documents(made):
-        split = _split(titles.group(inner_group[0].document), held_out, seed)
+    for inner_group in _units(_documents(made), titles):
+        split = _split(inner_group[0], titles, held_out, seed)
         asked: dict[str, Query] = {}
         for inner in inner_group:
             folder.passage(inner.id, inner.title, inner.text)
@@ -194,6 +197,25 @@ def _write_inner(
     return kept
 
 
+def _units(documents: Iterable[list[Inner]], titles: Titles) -> Iterator[list[Inner]]:
+    """What is held out or trained on together: documents, or runs of passages where there are few of them.
+
+    Of a document that is cut into runs the title asks for the first one only.
+    """
+    if titles.documents >= _FEW_DOCUMENTS:
+        yield from documents
+        return
+    for document in documents:
+        for start in range(0, len(document), _RUN):
+            unit = document[start : start + _RUN]
+            if start:
+                unit = [
+                    replace(inner, asks=tuple(ask for ask in inner.asks if ask[0] != "title"))
+                    for inner in unit
+                ]
+            yield unit
+
+
 def _documents(made: Iterable[Inner]) -> Iterator[list[Inner]]:
     """Passages, one document at a time."""
     group: list[Inner] = []
@@ -206,8 +228,11 @@ def _documents(made: Iterable[Inner]) -> Iterator[list[Inner]]:
         yield group
 
 
-def _split(group: str, held_out: float, seed: int) -> str:
-    draw = key(seed, int(Stream.HOLDOUT), *group.encode()) / 2**32
+def _split(first: Inner, titles: Titles, held_out: float, seed: int) -> str:
+    """The split of a unit, by its first passage: a pure function of the seed and its name."""
+    whole = titles.documents >= _FEW_DOCUMENTS
+    name = titles.group(first.document) if whole else first.id
+    draw = key(seed, int(Stream.HOLDOUT), *name.encode()) / 2**32
     return "train" if draw >= held_out else "dev" if draw < held_out / 3 else "test"
 
 

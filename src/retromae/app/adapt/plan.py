@@ -16,9 +16,9 @@ from retromae.app.adapt.start import SPECIAL
 from retromae.app.choice import Choice
 from retromae.app.doctor.examine import Examination
 from retromae.app.doctor.measure import CONTRASTIVE
-from retromae.app.doctor.words import duration
 from retromae.core.errors import UserError
 from retromae.core.files import write_json
+from retromae.core.words import roughly
 
 _JUDGED = 0.25  # of the time, at most, for judging
 _INDEXED = 0.25  # of the time: above, the base gets no index of its own
@@ -94,18 +94,18 @@ def make(examination: Examination, config: AdaptConfig) -> Plan:
     rate = config.learning_rate if config.learning_rate is not None else _RATES[kind]
     reasons = [
         _why(kind, objective),
-        f"{duration(total)} are shared out: "
-        + (f"{duration(share * training)} of pre-training, " if share else "")
-        + f"{duration((1 - again) * on_pairs)} of training on pairs (some {(1 - again) * on_pairs / step:,.0f} steps "
+        f"{roughly(total)} are shared out: "
+        + (f"{roughly(share * training)} of pre-training, " if share else "")
+        + f"{roughly((1 - again) * on_pairs)} of training on pairs (some {(1 - again) * on_pairs / step:,.0f} steps "
         f"of {config.per_device_train_batch_size}), "
-        + (f"{duration(again * on_pairs)} of mining and training again, " if again else "")
+        + (f"{roughly(again * on_pairs)} of mining and training again, " if again else "")
         + f"{systems} rankings of {searched:,} passages to judge by, {examination.passages.number:,} passages to "
-        f"index in {duration(indexing)}" + (", for the base too." if both else "."),
+        f"index in {roughly(indexing)}" + (", for the base too." if both else "."),
     ]
     if indexing > _INDEXED * total:
         reasons.append(
-            f"Indexing {examination.passages.number:,} passages takes {duration(indexing)} alone, so that the whole "
-            f"takes longer than the {duration(total)} that were given."
+            f"Indexing {examination.passages.number:,} passages takes {roughly(indexing)} alone, so that the whole "
+            f"takes longer than the {roughly(total)} that were given."
         )
     return Plan(
         kind=kind,

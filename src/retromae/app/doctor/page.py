@@ -12,7 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from retromae.app.doctor.examine import Examination
-from retromae.app.doctor.words import counted, duration, size
+from retromae.app.doctor.words import counted, size
+from retromae.core.words import roughly
 from retromae.text.corpus_facts import CorpusFacts, Lengths
 
 Rows = dict[str, str]
@@ -80,7 +81,7 @@ def _read(corpus: CorpusFacts) -> str:
     documents, files = counted(corpus.documents, "document"), counted(corpus.files, "file")
     return (
         f"{documents} in {files}{part}: {corpus.characters:,} characters, {corpus.words:,} words, about "
-        f"{corpus.sentences:,} sentences; in {duration(corpus.seconds)}"
+        f"{corpus.sentences:,} sentences; in {roughly(corpus.seconds)}"
     )
 
 
@@ -156,15 +157,15 @@ def _forecast(examination: Examination) -> Rows:
         return {**rows, "time": "not measured"}
     rows["encoding"] = (
         f"{1000 * encoding.seconds_per_passage:.1f} ms a passage (median of {encoding.batches} batches): "
-        f"{duration(forecast.encoding_seconds)} for all"
+        f"{roughly(forecast.encoding_seconds)} for all"
     )
     for stage in forecast.stages:
         rows[stage.name] = (
-            f"{duration(stage.step_seconds)} a step of {forecast.batch} passages ({stage.measured} measured): "
-            f"{duration(stage.pass_seconds)} for one pass over all"
+            f"{roughly(stage.step_seconds)} a step of {forecast.batch} passages ({stage.measured} measured): "
+            f"{roughly(stage.pass_seconds)} for one pass over all"
         )
     rows["in all"] = (
-        f"{duration(forecast.seconds)} with one pass of each, the passages encoded before and after"
+        f"{roughly(forecast.seconds)} with one pass of each, the passages encoded before and after"
     )
     if forecast.budget_seconds is not None and forecast.training_share is not None:
         rows["in the time given"] = _within(forecast.budget_seconds, forecast.training_share)
@@ -173,6 +174,6 @@ def _forecast(examination: Examination) -> Rows:
 
 def _within(budget: float, share: float) -> str:
     if share == 0.0:
-        return f"{duration(budget)}: less than encoding the passages before and after"
+        return f"{roughly(budget)}: less than encoding the passages before and after"
     passes = f"{share:.2f}" if share < 9.995 else f"{share:,.0f}"
-    return f"{duration(budget)}: room for {passes} such passes of training"
+    return f"{roughly(budget)}: room for {passes} such passes of training"

@@ -10,7 +10,8 @@ from retromae.app.doctor.fit import Fit, PassageFacts
 from retromae.app.doctor.forecast import Forecast
 from retromae.app.doctor.machine import Machine
 from retromae.app.doctor.pairs import PairFacts
-from retromae.app.doctor.words import counted, duration, size
+from retromae.app.doctor.words import counted, size
+from retromae.core.words import roughly
 from retromae.text.corpus_facts import CorpusFacts
 from retromae.text.language import UNKNOWN
 
@@ -84,13 +85,13 @@ def _of_time(machine: Machine, forecast: Forecast) -> Iterator[str]:
         return
     if share == 0.0:
         yield (
-            f"Encoding all passages before and after takes {duration(2 * forecast.encoding_seconds)}, more than the "
-            f"{duration(budget)} that are given: give it more time, or less text."
+            f"Encoding all passages before and after takes {roughly(2 * forecast.encoding_seconds)}, more than the "
+            f"{roughly(budget)} that are given: give it more time, or less text."
         )
     elif share < 0.1:
         yield (
-            f"{duration(budget)} leave room for {share:.0%} of one pass over the passages: expect little, or give it "
-            f"about {duration(forecast.seconds)}."
+            f"{roughly(budget)} leave room for {share:.0%} of one pass over the passages: expect little, or give it "
+            f"about {roughly(forecast.seconds)}."
         )
 
 

@@ -13,19 +13,6 @@ def size(count: float) -> str:
     return f"{count:,.{digits}f} {unit}"
 
 
-def duration(seconds: float) -> str:
-    """ "0.8 s", "42 s", "6 min", "3.5 h", "2.1 days"."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    if seconds < 99.5 * 60:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 48 * 3600:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 86400:.1f} days"
-
-
 def counted(number: int, what: str) -> str:
     """ "1 document", "1,200 documents"."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"

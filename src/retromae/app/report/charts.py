@@ -25,7 +25,8 @@ from retromae.app.report.palette import (
     PAPER,
     PURPLE,
 )
-from retromae.app.report.words import duration, is_clear, score, signed
+from retromae.app.report.words import is_clear, score, signed
+from retromae.core.words import duration
 
 _DASHED = (0, (3, 3))
 _LONGEST = {False: 44, True: 46}  # characters of a name before it is broken: wide, narrow

@@ -13,9 +13,10 @@ from retromae.app.report.markup import Markup, joined, tag
 from retromae.app.report.palette import DARK, LIGHT, variables
 from retromae.app.report.plots import Plots, draw_plots
 from retromae.app.report.tables import metrics_table, systems_table
-from retromae.app.report.words import count, duration, interval, is_clear, nature, score, signed
+from retromae.app.report.words import count, interval, is_clear, nature, score, signed
 from retromae.core.errors import UserError
 from retromae.core.files import write_text
+from retromae.core.words import duration
 
 # The browser itself refuses whatever is not in the file.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"

@@ -27,16 +27,6 @@ def is_clear(comparison: Comparison) -> bool:
     return comparison.gain.low > 0 or comparison.gain.high < 0
 
 
-def duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    if minutes:
-        return f"{minutes} min {rest:02d} s" if rest else f"{minutes} min"
-    return f"{rest} s"
-
-
 def count(number: int, one: str, many: str) -> str:
     return f"{number:,} {one if number == 1 else many}"
 
