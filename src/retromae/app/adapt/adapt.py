@@ -117,7 +117,7 @@ def _stages(config: AdaptConfig, work: Work) -> list[Stage]:
             "training again, with mined negatives",
             work.train_again,
             after=("contrastive",),
-            leaves=left("hard"),
+            leaves=("stages/negatives", *left("hard")),
             run="stages/hard",
         ),
         Stage("verdict", "the verdict", work.judge, after=trained, leaves=(VERDICT, SYSTEM, "model")),

@@ -19,18 +19,17 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-import numpy as np
-
+from retromae.app.adapt.folder import Folder, Query
+from retromae.app.adapt.own import own_pairs, write_own
 from retromae.app.adapt.settings import AdaptConfig
 from retromae.core.draws import Stream, key, order
 from retromae.core.errors import UserError
 from retromae.core.files import replacing_folder, write_json
 from retromae.text.inner_pairs import Inner, Kind, Titles, inner_passages
-from retromae.text.pairs import Pairs
 from retromae.text.passages import PassageRules
 from retromae.text.problems import Problems
 from retromae.text.sources import Document, read_documents
@@ -42,51 +41,6 @@ _SPARE = 1.5  # times as many are held out as queries are wanted: some give none
 _FEW_DOCUMENTS, _RUN = 50, 20  # below so many, runs of so many passages are held out instead
 LEAST = 10  # held-out queries that anything can be said by
 _FEW = 100  # below, intervals are wider than most gains
-_OWN = "own-"  # before ids of the user's passages and queries, which might be those of documents
-
-
-@dataclass
-class Query:
-    """One query and the passages that answer it."""
-
-    id: str
-    text: str
-    answers: list[str]
-
-
-@dataclass
-class Folder:
-    """A BEIR folder that is being written."""
-
-    path: Path
-    passages: int = 0
-    queries: dict[str, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        (self.path / "qrels").mkdir(parents=True, exist_ok=True)
-        self._files: dict[str, TextIO] = {}
-
-    def passage(self, identifier: str, title: str, text: str, file: str = "corpus.jsonl") -> None:
-        self._line(file, json.dumps({"_id": identifier, "title": title, "text": text}, ensure_ascii=False))
-        self.passages += file == "corpus.jsonl"
-
-    def query(self, query: Query, *splits: str) -> None:
-        self._line("queries.jsonl", json.dumps({"_id": query.id, "text": query.text}, ensure_ascii=False))
-        for split in splits:
-            self.queries[split] = self.queries.get(split, 0) + 1
-            for answer in query.answers:
-                self._line(f"qrels/{split}.tsv", f"{query.id}\t{answer}\t1")
-
-    def _line(self, name: str, line: str) -> None:
-        if name not in self._files:
-            self._files[name] = (self.path / name).open("w", encoding="utf-8")
-            if name.endswith(".tsv"):
-                self._files[name].write("query-id\tcorpus-id\tscore\n")
-        self._files[name].write(line + "\n")
-
-    def close(self) -> None:
-        for file in self._files.values():
-            file.close()
 
 
 @dataclass(frozen=True)
@@ -113,7 +67,7 @@ class CorpusFacts:
 
 def write_corpus(config: AdaptConfig, tokenizer: Any, run: Path) -> CorpusFacts:
     """Read the sources and leave the folders; `tokenizer` (of `tokenizers`) measures passages."""
-    own = _own_pairs(config) if config.pairs else None
+    own = own_pairs(config) if config.pairs else None
     problems = Problems("skip")
     read = lambda found=None: read_documents(config.sources, config.reading, problems=found)  # noqa: E731
     titles = Titles.of(read(problems))
@@ -139,7 +93,7 @@ def write_corpus(config: AdaptConfig, tokenizer: Any, run: Path) -> CorpusFacts:
         kept = _write_inner(made, titles, folder, held_out, config.seed)
         judging = folder
         if own is not None:
-            judging = _write_own(own, folder, run)
+            judging = write_own(own, folder, run)
         else:
             for split, queries in _chosen(kept, config).items():
                 for query in queries:
@@ -266,85 +220,6 @@ def _enough(facts: CorpusFacts) -> None:
         )
     if facts.test < _FEW:
         warnings.warn(f"{few}; only large gains will show.", stacklevel=3)
-
-
-# -- the user's own queries -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Own:
-    """The user's queries by split, and the splits of the source that they come from."""
-
-    pairs: dict[str, Pairs]
-    rows: dict[str, list[int]]
-
-
-def _own_pairs(config: AdaptConfig) -> _Own:
-    """train, dev and test of the user's pairs; what is missing is taken from what there is."""
-    assert config.pairs
-    found: dict[str, Pairs] = {}
-    problem: UserError | None = None
-    for split in ("train", "dev", "test"):
-        try:
-            found[split] = Pairs.open(config.pairs, split)
-        except UserError as error:
-            problem = problem or error
-    if not found:
-        assert problem is not None
-        raise problem
-    rows = {split: list(range(len(pairs))) for split, pairs in found.items()}
-    wanted = {"dev": config.eval_queries // 3, "test": config.eval_queries - config.eval_queries // 3}
-    for split in ("test", "dev"):
-        if split not in found:  # some of another split, of train if that is there
-            source = next(name for name in ("train", "test", "dev") if name in found and rows[name])
-            count = min(wanted[split], len(rows[source]) // 4)
-            shuffled = order(len(rows[source]), config.seed, int(Stream.HOLDOUT), len(split))
-            taken = {rows[source][place] for place in shuffled[:count].tolist()}
-            found[split], rows[split] = found[source], sorted(taken)
-            rows[source] = [row for row in rows[source] if row not in taken]
-    for split, most in wanted.items():
-        if len(rows[split]) > most:
-            shuffled = order(len(rows[split]), config.seed, int(Stream.HOLDOUT))
-            rows[split] = sorted(np.asarray(rows[split])[shuffled[:most]].tolist())
-    return _Own(found, rows)
-
-
-def _write_own(own: _Own, corpus: Folder, run: Path) -> Folder:
-    """The user's training queries go to the rest; their dev and test get a folder of their own."""
-    if "train" in own.pairs:
-        _copy(own.pairs["train"], own.rows["train"], corpus, ("train",), all_passages=False)
-    with replacing_folder(run / "judging") as temporary:
-        judging = Folder(temporary)
-        written: set[str] = set()
-        for split in ("dev", "test"):
-            _copy(own.pairs[split], own.rows[split], judging, (split, "judged"), written=written)
-        judging.close()
-    return judging
-
-
-def _copy(
-    pairs: Pairs,
-    rows: Sequence[int],
-    folder: Folder,
-    splits: tuple[str, ...],
-    *,
-    all_passages: bool = True,
-    written: set[str] | None = None,
-) -> None:
-    """Some queries with their answers; the passages of all, or only the answers."""
-    written = set() if written is None else written
-    wanted: Iterable[int] = range(len(pairs.passages))
-    if not all_passages:
-        wanted = sorted({int(passage) for row in rows for passage in pairs.positives[row]})
-    for number in wanted:
-        passage = pairs.passages[number]
-        if passage.id not in written:
-            written.add(passage.id)
-            folder.passage(_OWN + passage.id, passage.title, passage.text)
-    for row in rows:
-        asked = pairs.queries[row]
-        answers = [_OWN + pairs.passages[int(number)].id for number in pairs.positives[row]]
-        folder.query(Query(_OWN + asked.id, asked.text, answers), *splits)
 
 
 def passages_of(run: Path) -> Iterator[Document]:

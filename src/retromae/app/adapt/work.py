@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from retromae.app.adapt import plan as planning
+from retromae.app.adapt import recipes
 from retromae.app.adapt import verdict as judgement
 from retromae.app.adapt.corpus import CorpusFacts, passages_of, write_corpus
 from retromae.app.adapt.generate import generate
@@ -19,31 +20,27 @@ from retromae.app.adapt.judging import BM25_NAME, METRIC, Judging
 from retromae.app.adapt.plan import Plan
 from retromae.app.adapt.settings import AdaptConfig
 from retromae.app.adapt.stages import Interrupted
-from retromae.app.adapt.start import base_folder, lengths, open_base, pooling_to_state
+from retromae.app.adapt.start import base_folder, open_base
 from retromae.app.doctor.examine import MEASURING, examine
 from retromae.app.report.page import write_report
 from retromae.core.config import read_yaml
 from retromae.core.files import replacing_folder
-from retromae.core.runs import Outcome
+from retromae.core.runs import Outcome, RunFolder
 from retromae.retrieval.embed import embed_corpus
 from retromae.retrieval.encoder import Encoder
 from retromae.retrieval.index import build_index
 from retromae.text.pairs import Pairs
-from retromae.text.prepare import PrepareConfig, prepare
+from retromae.text.prepare import prepare
+from retromae.text.sources import read_documents
 from retromae.text.vocabulary import open_tokenizer, train_tokenizer
 from retromae.text.words import backend_of
 from retromae.training.finetune import finetune
-from retromae.training.finetune_settings import FinetuneConfig
 from retromae.training.negatives import MineConfig, mine
 from retromae.training.pretrain import pretrain
-from retromae.training.settings import resolve
 
 _MEASURED = 0.05  # of the time, at most, for measuring speeds
-_SHORT = 300.0  # seconds of a training
-_TINY = 60.0
-_EPOCHS = 3.0  # of training on pairs, at most
 _FLAT = 200_000  # passages: above, the index is HNSW
-_MINED, _WINDOW, _MARGIN = 60, 30, 0.05
+_MINED, _MARGIN = 2 * recipes.WINDOW, 0.05
 
 
 class Work:
@@ -101,9 +98,7 @@ class Work:
     def _tokenizer(self) -> Any:
         """What measures passages: the base's tokenizer, or one that is made of this text."""
         if self.base is not None:
-            return bare(open_tokenizer(base_folder(self.base)))
-        from retromae.text.sources import read_documents
-
+            return bare(open_tokenizer(recipes.tokenizer_of(self.config, self.run)))
         texts = (document.text for document in read_documents(self.config.sources, self.config.reading))
         tokenizer = train_tokenizer(
             list(_first(texts, _SAMPLE)), self.config.vocabulary, "wordpiece", lowercase=True
@@ -136,48 +131,11 @@ class Work:
         plan = self.plan
         if plan.objective == "none":
             return plan.reasons[0]
-        rows = self.run / "rows"
-        source = (
-            {"tokenizer": base_folder(self.base)} if self.base else {"tokenizer": str(self.run / "tokenizer")}
-        )
-        prepare(
-            PrepareConfig(
-                sources=[str(self.run / "corpus" / "corpus.jsonl")],
-                out=str(rows),
-                max_tokens=self.config.passage_max_len,
-                workers=1,
-                **source,
-            ),
-            progress=False,
-        )
+        prepare(recipes.rows(self.config, plan, self.run), progress=False)
         folder = self.run / "stages" / "pretrained"
-        values: dict[str, Any] = {
-            "rows": str(rows),
-            "output_dir": str(folder),
-            "objective": plan.objective,
-            "minutes": plan.pretrain_seconds / 60,
-            "max_seq_length": self.config.passage_max_len + 2,
-            "per_device_train_batch_size": self.config.per_device_train_batch_size,
-            "dataloader_num_workers": 0,
-            "seed": self.config.seed,
-            "logging_steps": 10,
-        }
-        if plan.pretrain_seconds < _SHORT:  # measuring must not take the time away
-            values |= {"eval_rows": 64, "probe_queries": 64, "eval_steps": 1_000_000, "logging_steps": 2}
-        if plan.pretrain_seconds < _TINY:
-            values["holdout"] = 0
-        if self.base:
-            values["model_name_or_path"] = base_folder(self.base)
-        else:
-            values |= {
-                "num_hidden_layers": self.config.num_hidden_layers,
-                "hidden_size": self.config.hidden_size,
-                "num_attention_heads": max(1, self.config.hidden_size // 64),
-                "intermediate_size": 4 * self.config.hidden_size,
-                "learning_rate": 5e-4,
-            }
+        settings = recipes.pretraining(self.config, plan, self.run, folder)
         resume = (folder / "config.yaml").is_file()
-        _went_through(pretrain(resolve(values), resume=resume, console=self.console))
+        _went_through(pretrain(settings, resume=resume, console=self.console))
         terms = 384 if plan.objective == "dupmae" else None
         self._rank(
             "pretrained",
@@ -227,47 +185,18 @@ class Work:
             "hard",
             str(first),
             self._seconds(self.plan.hard_seconds, 0),
-            negatives=str(negatives),
-            negatives_window=_WINDOW,
-            train_group_size=2,
+            negatives,
         )
         return None
 
-    def _finetune(self, name: str, start: str, seconds: float, **more: Any) -> None:
-        config, plan = self.config, self.plan
+    def _finetune(self, name: str, start: str, seconds: float, negatives: Path | None = None) -> None:
         folder = self.run / "stages" / name
         resume = (folder / "config.yaml").is_file()
-        minutes = read_yaml(folder / "config.yaml")["minutes"] if resume else seconds / 60
-        more |= {"reconstruction": plan.objective} if self._rebuilds(name) else {}
-        query, passage = lengths(Encoder.open(start, pooling=pooling_to_state(start)), config)
-        settings = FinetuneConfig(
-            model_name_or_path=start,
-            pairs=str(self.run / "corpus"),
-            output_dir=str(folder),
-            cache=str(self.run / "pairs"),
-            pooling=pooling_to_state(base_folder(start)),
-            query_max_len=query,
-            passage_max_len=passage,
-            per_device_train_batch_size=config.per_device_train_batch_size,
-            learning_rate=plan.learning_rate,
-            num_train_epochs=_EPOCHS,
-            minutes=minutes,
-            seed=config.seed,
-            eval_queries=0,
-            logging_steps=5 if seconds < _SHORT else 20,
-            save_steps=25 if seconds < _SHORT else 200,
-            **more,
-        )
+        if resume:  # the time that it was given at first
+            seconds = 60 * float(read_yaml(folder / "config.yaml")["minutes"])
+        settings = recipes.on_pairs(self.config, self.plan, self.run, folder, start, seconds, negatives)
         _went_through(finetune(settings, resume=resume, console=self.console))
         self._rank(name, Encoder.open(folder))
-
-    def _rebuilds(self, name: str) -> bool:
-        """RetroMAE rides along in the first training on pairs, where the model has been pre-trained for it."""
-        return (
-            name == "contrastive"
-            and self.plan.objective in ("retromae", "dupmae")
-            and self.plan.kind != "embedder"
-        )
 
     # -- after training -----------------------------------------------------------------------------------------
 
@@ -328,8 +257,11 @@ def _first(texts: Any, most: int) -> Any:
 
 
 def _went_through(outcome: Outcome) -> None:
+    """Raise where a signal ended it; of a training that is finished nothing is kept to go on from."""
     if not outcome.finished:
         raise Interrupted(outcome.signal or 0)
+    for checkpoint in RunFolder(outcome.output_dir).checkpoints():
+        shutil.rmtree(checkpoint)
 
 
 def bare(tokenizer: Any) -> Any:

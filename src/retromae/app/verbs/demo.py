@@ -31,7 +31,7 @@ def command(
     from_scratch: Annotated[bool, typer.Option("--from_scratch", help="train a small model instead")] = False,
     documents: Annotated[
         int, typer.Option("--documents", help="documentation strings to take, at most", min=200)
-    ] = 3500,
+    ] = 2800,
     seed: Annotated[int, typer.Option("--seed", help="what is held out, batches, masks")] = 42,
 ) -> None:
     """Search your Python by meaning: adapt a model to the documentation of what is installed here, and prove it.
@@ -53,9 +53,10 @@ def command(
             from_scratch=from_scratch,
             minutes=minutes,
             seed=seed,
-            passage_max_len=64,
+            passage_max_len=96,
             query_max_len=32,
-            eval_queries=750,
+            eval_queries=600,
+            questions_from=["title"],
             judge_by=["title"],
             objective="auto" if from_scratch else "dupmae",  # to show what it gives here, and what not
         )
