@@ -58,7 +58,7 @@ def test_an_embedder_is_trained_on_pairs_judged_indexed_and_reported(
     found = verdict(run)
     assert str(found["sentence"]) in " ".join(said.split()) and found["metric"] == "nDCG@10"
     names = [system["name"] for system in found["systems"]]  # type: ignore[union-attr]
-    assert names[:2] == ["base", "contrastive"] and "bm25" in names and "base+bm25" in names
+    assert names[:3] == ["base", "contrastive", "averaged"] and "bm25" in names and "base+bm25" in names
     assert found["returned"] in names
     assert states(run) | {"pretrained": "skipped", "hard": "skipped", "questions": "skipped"} == states(run)
     assert not (run / "rows").exists() and not list(run.glob("stages/*/checkpoint-*"))
@@ -109,6 +109,7 @@ def test_other_starts_are_pretrained_first(
         (["nowhere"], "does not exist"),
         (["TEXT", "--model_name_or_path", "no/such/model"], "no/such/model"),
         (["TEXT", "--minutes", "0"], "minutes must be at least"),
+        (["TEXT", "--trained_share", "0"], "trained_share is a share"),
         (["TEXT", "--from_scratch"], "leave out model_name_or_path"),
         (["TEXT", "--questions_from", "dreams"], "questions_from takes"),
         (["TEXT", "--generate_url", "http://x"], "needs generate_model"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from retromae.app.adapt.judging import METRIC
-from retromae.app.adapt.verdict import System, _chosen, sentence
+from retromae.app.adapt.verdict import System, _chosen, _eligible, sentence
 from retromae.core.ranking import Run
 from retromae.evaluation.metrics import Result
 
@@ -43,6 +43,15 @@ def chosen(**dev: float) -> str:
 )
 def test_the_untouched_wins_ties(returned: str, dev: dict[str, float]) -> None:
     assert chosen(**dev) == returned
+
+
+def test_made_up_queries_return_an_embedder_half_way_only() -> None:
+    figures = {"base": 0.4, "bm25": 0.3, "contrastive": 0.6, "averaged": 0.5, "averaged+bm25": 0.45}
+    systems = [system(name, value, value) for name, value in figures.items()]
+    assert _chosen(_eligible(systems, own_queries=False)).name == "averaged"
+    assert _chosen(_eligible(systems, own_queries=True)).name == "contrastive"
+    without = [one for one in systems if one.stage != "averaged"]
+    assert _chosen(_eligible(without, own_queries=False)).name == "contrastive"
 
 
 def test_a_gain_within_its_own_error_is_none() -> None:

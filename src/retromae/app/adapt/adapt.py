@@ -65,7 +65,7 @@ def _stages(config: AdaptConfig, work: Work) -> list[Stage]:
     def left(stage: str) -> tuple[str, ...]:
         return f"stages/{stage}", f"judged/{stage}.trec"
 
-    trained = ("base", "pretrained", "contrastive", "hard")
+    trained = ("base", "pretrained", "contrastive", "hard", "averaged")
     return [
         Stage(
             "plan",
@@ -119,6 +119,14 @@ def _stages(config: AdaptConfig, work: Work) -> list[Stage]:
             after=("contrastive",),
             leaves=("stages/negatives", *left("hard")),
             run="stages/hard",
+        ),
+        Stage(
+            "averaged",
+            "half way back to the base",
+            work.average,
+            {"trained_share": config.trained_share},
+            after=("base", "hard"),
+            leaves=left("averaged"),
         ),
         Stage("verdict", "the verdict", work.judge, after=trained, leaves=(VERDICT, SYSTEM, "model")),
         Stage("index", "an index of all passages", work.index, after=("verdict",), leaves=("index",)),

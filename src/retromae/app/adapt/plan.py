@@ -79,7 +79,8 @@ def make(examination: Examination, config: AdaptConfig) -> Plan:
     total = 60 * config.minutes
     objective = _objective(config, kind)
     per_passage = forecast.encoding.seconds_per_passage
-    systems = 2 + (objective != "none") + (total >= _AGAIN_FROM)  # rankings that need an encoder
+    # Rankings that need an encoder: base, trained on pairs, and what else there is.
+    systems = 2 + (objective != "none") + (kind == "embedder") + (total >= 2 * _AGAIN_FROM)
     room = int(_JUDGED * total / (systems * per_passage))
     searched = min(config.eval_passages, max(_LEAST_SEARCHED, room))
     indexing = examination.passages.number * per_passage

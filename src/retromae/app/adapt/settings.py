@@ -53,6 +53,10 @@ class AdaptConfig:
     )
     learning_rate: float | None = setting(None, "of the training on pairs (default: as the start needs it)")
     per_device_train_batch_size: int = setting(32, "queries of a batch")
+    trained_share: float = setting(
+        0.5,
+        "an embedder's weights are averaged with those of the base; the share of what was trained (1: all)",
+    )
     vocabulary: int = setting(8192, "from scratch: pieces of the tokenizer")
     num_hidden_layers: int = setting(4, "from scratch: layers")
     hidden_size: int = setting(256, "from scratch: hidden size")
@@ -95,6 +99,8 @@ def check(config: AdaptConfig) -> None:
     }.items():
         if getattr(config, name) < least:
             raise UserError(f"{name} must be at least {least}, not {getattr(config, name)}.")
+    if not 0 < config.trained_share <= 1:
+        raise UserError(f"trained_share is a share above 0, up to 1, not {config.trained_share}.")
     unknown = set(config.questions_from) - {"title", "sentence", "span"}
     if unknown or not config.questions_from:
         raise UserError("questions_from takes title, sentence and span, one at least.")

@@ -2,7 +2,8 @@
 
 Dev queries choose, test queries prove. What has been trained is returned only where it beats the best of the
 untouched systems (the base, BM25, their fusion) on dev by more than the standard error of the difference: ties go to
-what was there before.
+what was there before. An embedder that was trained on queries made of the text is returned half way back to the base
+only, unless queries of people judge: made-up ones flatter what was trained on such (docs/adapting.md).
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ _LABELS = {
     "pretrained": "pre-trained on the text",
     "contrastive": "trained on pairs from the text",
     "hard": "trained again with mined negatives",
+    "averaged": "half way between the base and what was trained",
     "bm25": "BM25",
 }
 UNTOUCHED = {"base", BM25_NAME, "base" + FUSED}
@@ -124,6 +126,14 @@ def _some(run: Run, queries: Mapping[str, Any]) -> Run:
 
 def _dev(system: System) -> float:
     return system.dev[METRIC]
+
+
+def _eligible(systems: Sequence[System], *, own_queries: bool) -> list[System]:
+    """What may be returned."""
+    averaged = any(system.stage == "averaged" for system in systems)
+    if own_queries or not averaged:
+        return list(systems)
+    return [s for s in systems if s.name in UNTOUCHED or s.stage == "averaged"]
 
 
 def _chosen(systems: Sequence[System]) -> System:

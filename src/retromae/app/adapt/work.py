@@ -26,6 +26,7 @@ from retromae.app.report.page import write_report
 from retromae.core.config import read_yaml
 from retromae.core.files import replacing_folder
 from retromae.core.runs import Outcome, RunFolder
+from retromae.models.averaging import RECIPE_FILE, average
 from retromae.retrieval.embed import embed_corpus
 from retromae.retrieval.encoder import Encoder
 from retromae.retrieval.index import build_index
@@ -37,6 +38,7 @@ from retromae.text.words import backend_of
 from retromae.training.finetune import finetune
 from retromae.training.negatives import MineConfig, mine
 from retromae.training.pretrain import pretrain
+from retromae.training.student import RECORD
 
 _MEASURED = 0.05  # of the time, at most, for measuring speeds
 _FLAT = 200_000  # passages: above, the index is HNSW
@@ -198,6 +200,17 @@ class Work:
         _went_through(finetune(settings, resume=resume, console=self.console))
         self._rank(name, Encoder.open(folder))
 
+    def average(self) -> str | None:
+        """Half way back to the base: made-up queries train, and people ask otherwise (docs/adapting.md)."""
+        share = self.config.trained_share
+        if self.plan.kind != "embedder" or self.base is None or share == 1:
+            return "what was trained is taken as it is"
+        trained = self.run / "stages" / ("hard" if self.plan.hard_seconds else "contrastive")
+        out = self.run / "stages" / "averaged" / "model"
+        average([base_folder(self.base), base_folder(str(trained))], out, weights=[1 - share, share])
+        self._rank("averaged", Encoder.open(out))
+        return None
+
     # -- after training -----------------------------------------------------------------------------------------
 
     def judge(self) -> None:
@@ -207,9 +220,9 @@ class Work:
         encoder = self._encoder_of(found.returned)
         with replacing_folder(self.run / "model") as folder:
             encoder.model.save_pretrained(str(folder))
-            record = Path(source) / "model" / "finetuning.json"
-            if record.is_file():
-                shutil.copy(record, folder)
+            for name in (RECORD, RECIPE_FILE):  # what it was trained on, for whoever looks for leakage
+                if (Path(source) / "model" / name).is_file():
+                    shutil.copy(Path(source) / "model" / name, folder)
 
     def _model_of(self, stage: str) -> str:
         if stage in ("base", BM25_NAME):
