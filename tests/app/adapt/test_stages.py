@@ -57,6 +57,8 @@ def test_a_change_reaches_what_builds_on_it_and_nothing_else(tmp_path: Path) -> 
     assert made.run(a=2, c=5) == ["c"]
     (tmp_path / "b").unlink()  # somebody removed what a stage left
     assert made.run(a=2, c=5) == ["b"]
+    (tmp_path / "a").unlink()
+    assert made.run(a=2, c=5) == ["a", "b"]
 
 
 def test_an_interrupted_stage_finds_what_it_left(tmp_path: Path) -> None:

@@ -62,13 +62,14 @@ class Stages:
         self.folder, self.budget, self.say = folder, budget_seconds, say
         self.records = {record.name: record for record in read_records(folder)}
         self.done: dict[str, Record] = {}
+        self.ran: set[str] = set()  # now: what builds on them is done again
         self._began: float | None = None  # of the stage that runs
 
     def do(self, stage: Stage) -> None:
         fingerprint = self._fingerprint(stage)
         before = self.records.get(stage.name)
         whole = all((self.folder / name).exists() for name in stage.leaves)
-        same = before is not None and before.fingerprint == fingerprint
+        same = before is not None and before.fingerprint == fingerprint and self.ran.isdisjoint(stage.after)
         if before and same and (before.state == "skipped" or (before.state == "finished" and whole)):
             self.done[stage.name] = before
             self.say(f"[dim]{stage.title}: {before.state} before[/dim]")
@@ -93,6 +94,7 @@ class Stages:
             self.say(f"  {why}")
         self._note(record)
         self.done[stage.name] = record
+        self.ran.add(stage.name)
 
     def spent(self) -> float:
         """Seconds of all stages so far, with the one that runs."""

@@ -76,15 +76,12 @@ def judge(judging: Judging) -> Verdict:
     """Measure every ranking and every fusion, and choose."""
     systems = list(_systems(judging))
     by_name = {system.name: system for system in systems}
-    returned = _chosen(systems)
+    returned = _chosen(_eligible(systems, own_queries=judging.facts.judged_on != "corpus"))
     shown = [
         system
         for system in systems
-        if system.kind != "fusion" or system.name in ("base" + FUSED, returned.name)
+        if system.kind != "fusion" or system.name in ("base" + FUSED, returned.stage + FUSED)
     ]
-    best = max((s for s in systems if s.kind == "fusion"), key=_dev, default=None)
-    if best is not None and best not in shown:
-        shown.append(best)
     return Verdict(shown, returned, sentence(returned, by_name))
 
 
