@@ -2,7 +2,8 @@
 
 python -m benchmarks.adapted runs/notes data/mine --split test --json adapted.json
 
-The set is a BEIR folder with the same text. Searched are all answers, BM25's best and random passages, `--passages` in all.
+The set is a BEIR folder with the same text. Searched are all answers, BM25's best and random passages, `--passages` of
+them in all.
 """
 
 from __future__ import annotations
