@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -194,7 +194,7 @@ def _slice_of(
 def _fill(
     teacher: CrossEncoder,
     cache: ScoreCache,
-    work: list[Callable[[], tuple[NDArray[Any], NDArray[Any]]]],
+    work: Sequence[Callable[[], tuple[NDArray[Any], NDArray[Any]]]],
     *,
     batch_tokens: int | None,
     bf16: bool,

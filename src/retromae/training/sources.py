@@ -95,8 +95,7 @@ def drawn(groups: Groups, batches: int) -> tuple[NDArray[np.int64], NDArray[np.i
             chosen, passages = groups.batch(number)
             keys.append((chosen.queries[:, None] * width + passages).ravel())
         seen = np.unique(np.concatenate([seen, *keys]))
-    queries, passages = np.divmod(seen, width)
-    return queries, passages
+    return seen // width, seen % width
 
 
 class Known:

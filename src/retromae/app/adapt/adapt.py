@@ -20,10 +20,15 @@ from retromae.core.runs import RunFolder, facts_about_here
 from retromae.text.digests import file_digest
 from retromae.text.sources import list_files
 
-_READING = ("text_field", "title_field", "passage_max_len", "questions_from", "judge_by", "pairs", "seed")
-_READING += ("eval_queries", "vocabulary")
-_BASE = ("model_name_or_path", "from_scratch", "query_max_len", "per_device_train_batch_size")
-_BASE += ("num_hidden_layers", "hidden_size", "objective", "learning_rate")
+# What the stages depend on, besides the text itself.
+_READING = (
+    *("text_field", "title_field", "passage_max_len", "questions_from", "judge_by", "pairs", "seed"),
+    *("eval_queries", "vocabulary"),
+)
+_BASE = (
+    *("model_name_or_path", "from_scratch", "query_max_len", "per_device_train_batch_size"),
+    *("num_hidden_layers", "hidden_size", "objective", "learning_rate"),
+)
 
 
 def adapt(config: AdaptConfig, console: Console) -> Path:

@@ -69,8 +69,7 @@ def write_corpus(config: AdaptConfig, tokenizer: Any, run: Path) -> CorpusFacts:
     """Read the sources and leave the folders; `tokenizer` (of `tokenizers`) measures passages."""
     own = own_pairs(config) if config.pairs else None
     problems = Problems("skip")
-    read = lambda found=None: read_documents(config.sources, config.reading, problems=found)  # noqa: E731
-    titles = Titles.of(read(problems))
+    titles = Titles.of(read_documents(config.sources, config.reading, problems=problems))
     if not titles.documents:
         raise UserError(
             f"there is no text to read in {', '.join(config.sources)}; files must end in .txt, .md, .html, .rst, "
@@ -81,7 +80,7 @@ def write_corpus(config: AdaptConfig, tokenizer: Any, run: Path) -> CorpusFacts:
         units = titles.documents if titles.documents >= _FEW_DOCUMENTS else 1  # of few, who knows how long
         held_out = min(_MOST_HELD_OUT, _SPARE * config.eval_queries / units)
     made = inner_passages(
-        read(),
+        read_documents(config.sources, config.reading),
         titles,
         tokenizer,
         PassageRules(config.passage_max_len, min_tokens=config.passage_max_len // 4),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 from retromae.core.config import setting
@@ -109,8 +109,3 @@ def check(config: AdaptConfig) -> None:
         raise UserError("judge_by takes title and sentence, and of them what questions_from has.")
     if config.generate_url and not config.generate_model:
         raise UserError("generate_url needs generate_model, the model's name there.")
-
-
-# What may change between a run and its continuation: it changes what is kept or shown, not what is computed.
-FREE = {"output_dir", "base_index", "generate_key"}
-NAMES = [field.name for field in fields(AdaptConfig)]

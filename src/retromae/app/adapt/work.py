@@ -16,7 +16,7 @@ from retromae.app.adapt import recipes
 from retromae.app.adapt import verdict as judgement
 from retromae.app.adapt.corpus import CorpusFacts, passages_of, write_corpus
 from retromae.app.adapt.generate import generate
-from retromae.app.adapt.judging import BM25_NAME, METRIC, Judging
+from retromae.app.adapt.judging import BM25_NAME, LEXICAL, METRIC, Judging
 from retromae.app.adapt.plan import Plan
 from retromae.app.adapt.settings import AdaptConfig
 from retromae.app.adapt.stages import Interrupted
@@ -233,7 +233,7 @@ class Work:
         stage = returned.stage
         if stage in ("base", BM25_NAME) and self.base:
             return open_base(self.base, self.config)
-        terms = 384 if judgement.LEXICAL in returned.name else None
+        terms = 384 if LEXICAL in returned.name else None
         return Encoder.open(self._model_of(stage), lexical_terms=terms)
 
     def index(self) -> None:
