@@ -11,15 +11,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from app.adapt.made import flags, write_text
 from app.command_line import CommandLine
+from retromae.app.adapt.adapt import _claim as claim
+from retromae.app.adapt.adapt import _stages as stages_of
+from retromae.app.adapt.settings import AdaptConfig
+from retromae.app.adapt.work import Work
+from retromae.core.runs import RunFolder
 from retromae.retrieval.encoder import Encoder
 from retromae.retrieval.systems import open_systems
-from training.finetuning import command, surroundings
+from training.finetuning import command, surroundings, write_collection
 
 Tiny = Callable[[str], Path]
 
@@ -99,6 +105,24 @@ def test_other_starts_are_pretrained_first(
     assert f"reconstruction: {objective}" in settings and "pooling: null" in settings
     assert Encoder.open(run / "model").encode_passages(["the old bridge"]).dense.shape[0] == 1
     assert (run / "index").is_dir() and (run / "report.html").is_file()
+
+
+def test_own_queries_that_grow_are_read_again(embedder: Path, text: Path, tmp_path: Path) -> None:
+    """Judgements are added to the user's pairs; the stages that read them know."""
+    own = write_collection(tmp_path / "own")
+    config = AdaptConfig([str(text)], str(tmp_path / "run"), str(embedder), pairs=str(own))
+
+    def inputs() -> dict[str, object]:
+        run = RunFolder(tmp_path / "run")
+        claim(run, config)
+        stages = stages_of(config, Work(config, Console(), lambda: 0.0))
+        return {stage.name: dict(stage.inputs) for stage in stages}
+
+    before = inputs()
+    assert inputs() == before
+    with (own / "qrels" / "train.tsv").open("a") as stream:
+        stream.write("train0\td3\t1\n")
+    assert {name for name, value in inputs().items() if value != before[name]} == {"plan", "corpus"}
 
 
 @pytest.mark.parametrize(

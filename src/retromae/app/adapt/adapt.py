@@ -60,10 +60,23 @@ def _claim(run: RunFolder, config: AdaptConfig) -> None:
         (run.path / STATE).write_text(json.dumps({"stages": [], "budget_seconds": 60 * config.minutes}))
 
 
+def _stamps(source: str | None) -> list[tuple[str, int, int]]:
+    """What tells whether the user's pairs have changed: judgements are added to them (`retromae serve`)."""
+    path = Path(source or "")
+    if source is None or not path.exists():
+        return []
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+
+
 def _stages(config: AdaptConfig, work: Work) -> list[Stage]:
     settings = asdict(config)
     sources = RunFolder(config.output_dir).read_manifest()["sources"]
-    text = {"sources": sources, **{name: settings[name] for name in _READING}}
+    text = {
+        "sources": sources,
+        "pairs are": _stamps(config.pairs),
+        **{name: settings[name] for name in _READING},
+    }
     base = {name: settings[name] for name in _BASE}
     judging = {name: settings[name] for name in ("eval_passages", "language")}
 
