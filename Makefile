@@ -24,7 +24,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -m "not slow" -n 2
 
 slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2
 
 lint: $(READY)
 	$(BIN)/ruff check .
