@@ -21,10 +21,10 @@ demo: $(READY)
 	$(BIN)/retromae demo --output_dir runs/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow" -n 2
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
 
 slow: $(READY)
-	$(BIN)/python -m pytest -m slow -n 2
+	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .
