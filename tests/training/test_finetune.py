@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
+from transformers import AutoModel
 
 from retromae.app.verbs import command_of
 from retromae.core.config import from_dict
@@ -50,6 +51,12 @@ def in_this_process(verb: str, *arguments: str) -> None:
 def trained(run: Path) -> dict[str, torch.Tensor]:
     files = sorted((run / "model").rglob("*.safetensors"))
     return {f"{file.name} {name}": value for file in files for name, value in load_file(file).items()}
+
+
+def encoder(folder: Path) -> torch.Tensor:
+    """All weights of the encoder, flat."""
+    model = AutoModel.from_pretrained(str(folder))
+    return torch.cat([value.flatten() for name, value in model.named_parameters() if "pooler" not in name])
 
 
 def manifest(run: Path) -> dict[str, Any]:
@@ -196,9 +203,10 @@ def test_two_processes_equal_one(
         assert first["grad_norm"] == pytest.approx(second["grad_norm"], rel=near)
     if name == "refreshed":
         return
-    weights = [trained(tmp_path / run) for run in ("one", "two")]
-    apart = torch.cat([(weights[0][name] - weights[1][name]).abs().flatten() for name in weights[0]])
-    assert float(apart.mean()) < 2e-5  # of eight steps of 1e-3; weights without a gradient may differ more
+    begun, first, second = map(encoder, (tiny_folder("bert"), tmp_path / "one/model", tmp_path / "two/model"))
+    assert (first - second).norm() < 0.05 * (
+        first - begun
+    ).norm()  # Adam follows the sign of mere rounding, too
 
 
 def test_early_stopping(tiny_folder: Tiny, data: Path, cache: Path, tmp_path: Path) -> None:
