@@ -85,10 +85,10 @@ class RunFolder:
     def update_manifest(self, **facts: Any) -> None:
         write_json(self.manifest, {**self.read_manifest(), **facts})
 
-    def clear_unfinished(self) -> None:
-        """Remove what an interrupted write has left."""
-        for path in self.path.glob(".*.tmp"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    def clear_unfinished(self, *, everywhere: bool = False) -> None:
+        """Remove what an interrupted write has left, in this folder or in those below it, too."""
+        for path in list(self.path.glob("**/.*.tmp" if everywhere else ".*.tmp")):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
         for path in self.path.glob(".checkpoint-*"):
             shutil.rmtree(path)
 

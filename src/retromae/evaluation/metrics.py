@@ -121,6 +121,11 @@ def evaluate_run(
     return Result.of(name, per_query, [query for query in qrels if query not in run or not run[query].ids])
 
 
+def mean_of(qrels: Qrels, run: Run, metric: str) -> float:
+    """One mean and nothing else, for whoever tries many runs."""
+    return sum(value for _, _, value in _measure(qrels, run, [metric_name(metric)])) / len(qrels)
+
+
 def _measure(qrels: Qrels, run: Run, names: Sequence[str]) -> Iterator[tuple[str, str, float]]:
     measures = {ir_measures.parse_measure(metric): metric for metric in names}
     found = [query for query in qrels if query in run]

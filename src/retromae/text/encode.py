@@ -20,7 +20,7 @@ from retromae.text.problems import Problem
 from retromae.text.seen import Keys, duplicate_key, stable_key
 from retromae.text.sentences import splitter_named
 from retromae.text.sources import Document, Item, ReadOptions, read_item
-from retromae.text.vocabulary import worker_tokenizer
+from retromae.text.vocabulary import bare
 
 SCHEMA = pa.schema(
     [
@@ -104,8 +104,10 @@ class Encoder:
     """Turns items into rows; the same items give the same rows in any process."""
 
     def __init__(self, settings: EncodeSettings) -> None:
+        from tokenizers import Tokenizer
+
         self.settings = settings
-        self.tokenizer = worker_tokenizer(settings.tokenizer_file)
+        self.tokenizer = bare(Tokenizer.from_file(settings.tokenizer_file))
         self.splitter = splitter_named(settings.splitter)
 
     def __call__(self, items: Iterable[Item]) -> Encoded:

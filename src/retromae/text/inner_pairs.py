@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
@@ -82,7 +82,7 @@ def inner_passages(
     tokenizer: Any,
     rules: PassageRules,
     *,
-    kinds: Sequence[Kind] = ("title", "sentence"),
+    kinds: Collection[str] = ("title", "sentence"),
     seed: int = 0,
 ) -> Iterator[Inner]:
     """The passages of all documents with the queries that they answer; repeated passages come once.

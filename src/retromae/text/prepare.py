@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -214,6 +214,12 @@ def _trained(config: PrepareConfig, texts: list[str]) -> Any:
         shutil.rmtree(config.out)
         raise UserError("The sources hold no text to train a tokenizer on.")
     return train_tokenizer(texts, size, config.tokenizer_type, config.lowercase)
+
+
+def sample_texts(sources: Sequence[str], options: ReadOptions, budget: int) -> Iterator[str]:
+    """About `budget` characters of text, drawn evenly: what a vocabulary is made of."""
+    files = list_files(sources, options)
+    return (text for text, _ in _sample(files, options, sum(file.size for file in files), budget))
 
 
 def _sample(

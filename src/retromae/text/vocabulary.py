@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 from retromae.core.errors import UserError
@@ -41,15 +40,15 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
 
-def worker_tokenizer(path: str | Path) -> Any:
-    """The bare tokenizer out of a tokenizer.json, set up for turning corpus text into ordinary ids.
+def bare(tokenizer: Any) -> Any:
+    """A copy of the `tokenizers` object, set up for turning corpus text into ordinary ids.
 
     No padding, no truncation, and special tokens are not recognised: a "[MASK]" that stands in a web page is
     text and must not become the id that training draws meaning from.
     """
     from tokenizers import Tokenizer
 
-    backend = Tokenizer.from_file(str(path))
+    backend = Tokenizer.from_str(backend_of(tokenizer).to_str())
     backend.no_padding()
     backend.no_truncation()
     backend.encode_special_tokens = True

@@ -21,6 +21,7 @@ from app.command_line import CommandLine
 from retromae.app.adapt.adapt import _claim as claim
 from retromae.app.adapt.adapt import _stages as stages_of
 from retromae.app.adapt.settings import AdaptConfig
+from retromae.app.adapt.stages import Stage, Stages
 from retromae.app.adapt.work import Work
 from retromae.core.runs import RunFolder
 from retromae.retrieval.encoder import Encoder
@@ -105,6 +106,55 @@ def test_other_starts_are_pretrained_first(
     assert f"reconstruction: {objective}" in settings and "pooling: null" in settings
     assert Encoder.open(run / "model").encode_passages(["the old bridge"]).dense.shape[0] == 1
     assert (run / "index").is_dir() and (run / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_own_queries_train_and_judge(
+    retromae: CommandLine, embedder: Path, text: Path, tmp_path: Path
+) -> None:
+    """They alone judge, on their own passages; and what was trained may be returned without averaging."""
+    own = write_collection(tmp_path / "own")
+    run = tmp_path / "run"
+    retromae.well("adapt", text, *flags(run, embedder, minutes=0.2, pairs=own))
+    found = verdict(run)
+    queries = dict(found["queries"])  # type: ignore[call-overload]
+    assert queries["made_from"] == "your queries"
+    asked = {row.split("\t")[0] for row in (own / "qrels" / "test.tsv").read_text().splitlines()[1:]}
+    judged = (run / "judging" / "qrels" / "test.tsv").read_text().splitlines()[1:]
+    assert {row.split("\t")[0] for row in judged} == {f"own-{name}" for name in asked}
+    assert queries["test"] == len(asked)
+    passages = (run / "judging" / "corpus.jsonl").read_text()
+    assert passages.count("\n") == 60 and "In year" not in passages, "the user's passages, and no others"
+    trained = (run / "corpus" / "qrels" / "train.tsv").read_text()
+    assert "\nown-train" in trained and "\ntitle:" in trained
+    assert (run / "index").is_dir() and (run / "report.html").is_file()
+    records = {entry["name"]: entry for entry in json.loads((run / "adapt.json").read_text())["stages"]}
+
+    with (own / "qrels" / "train.tsv").open("a") as stream:
+        stream.write("train0\td3\t1\n")
+    retromae.well("adapt", text, *flags(run, embedder, minutes=0.2, pairs=own))
+    again = {entry["name"]: entry for entry in json.loads((run / "adapt.json").read_text())["stages"]}
+    assert {name for name in again if again[name]["times"] > records[name]["times"]} >= {"corpus", "verdict"}
+
+
+def test_what_follows_a_stage_that_was_done_again_is_not_taken_for_finished(tmp_path: Path) -> None:
+    """Also where a kill came in between: the second run of `first` finished, that of `second` never began."""
+    done: list[str] = []
+
+    def run(*names: str) -> None:
+        stages = Stages(tmp_path, None, lambda _: None)
+        for name, after in (("first", ()), ("second", ("first",)), ("third", ("second",))):
+            if name in names:
+                does = lambda name=name: done.append(name) or (tmp_path / name).touch()  # noqa: E731
+                stages.do(Stage(name, name, does, after=after, leaves=(name,)))
+
+    run("first", "second", "third")
+    run("first", "second", "third")
+    assert done == ["first", "second", "third"]
+    (tmp_path / "first").unlink()
+    run("first")  # and killed
+    run("first", "second", "third")
+    assert done[3:] == ["first", "second", "third"]
 
 
 def test_own_queries_that_grow_are_read_again(embedder: Path, text: Path, tmp_path: Path) -> None:

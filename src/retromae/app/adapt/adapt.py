@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -53,7 +55,7 @@ def _claim(run: RunFolder, config: AdaptConfig) -> None:
     if run.path.is_dir() and any(run.path.iterdir()) and not (run.path / STATE).is_file():
         raise UserError(f"'{run.path}' is not empty and holds no run of adapt; choose another output_dir.")
     run.path.mkdir(parents=True, exist_ok=True)
-    run.clear_unfinished()
+    run.clear_unfinished(everywhere=True)
     write_yaml(run.config, asdict(config))
     run.update_manifest(**facts_about_here(), sources=sources)
     if not (run.path / STATE).is_file():
@@ -71,55 +73,59 @@ def _stamps(source: str | None) -> list[tuple[str, int, int]]:
 
 def _stages(config: AdaptConfig, work: Work) -> list[Stage]:
     settings = asdict(config)
+
+    def inputs(*names: str) -> dict[str, Any]:
+        return {name: settings[name] for name in names}
+
     sources = RunFolder(config.output_dir).read_manifest()["sources"]
-    text = {
-        "sources": sources,
-        "pairs are": _stamps(config.pairs),
-        **{name: settings[name] for name in _READING},
-    }
-    base = {name: settings[name] for name in _BASE}
-    judging = {name: settings[name] for name in ("eval_passages", "language")}
+    text = {"sources": sources, "pairs are": _stamps(config.pairs), **inputs(*_READING)}
+    return [
+        *_before(work, {**text, **inputs(*_BASE)}, inputs),
+        *_trainings(work, inputs),
+        *_after(work, inputs),
+    ]
 
-    def left(stage: str) -> tuple[str, ...]:
-        return f"stages/{stage}", f"judged/{stage}.trec"
 
-    trained = ("base", "pretrained", "contrastive", "hard", "averaged")
+def _before(work: Work, start: dict[str, Any], inputs: Callable[..., dict[str, Any]]) -> list[Stage]:
+    judging = inputs("eval_passages", "language")
     return [
         Stage(
             "plan",
             "a look at text, base and machine",
             work.make_plan,
-            {**text, **base, **judging, "minutes": config.minutes, "base_index": config.base_index},
+            {**start, **judging, **inputs("minutes", "base_index")},
             leaves=(PLAN,),
         ),
-        Stage(
-            "corpus",
-            "passages, and queries made of them",
-            work.read,
-            {**text, **base},
-            leaves=("corpus",),
-        ),
+        Stage("corpus", "passages, and queries made of them", work.read, start, leaves=("corpus",)),
         Stage(
             "questions",
             "questions by a language model",
             work.generate,
-            {name: settings[name] for name in ("generate_url", "generate_model", "generate_most")},
+            inputs("generate_url", "generate_model", "generate_most"),
             after=("corpus",),
         ),
         Stage(
             "base",
             "what is there without training: the base and BM25",
             work.judge_untouched,
-            {**base, **judging},
+            {**inputs(*_BASE), **judging},
             after=("plan", "corpus"),
             leaves=("judged/bm25.trec",),
         ),
+    ]
+
+
+def _trainings(work: Work, inputs: Callable[..., dict[str, Any]]) -> list[Stage]:
+    def leaves(name: str, *more: str) -> tuple[str, ...]:
+        return *more, f"stages/{name}", f"judged/{name}.trec"
+
+    return [
         Stage(
             "pretrained",
             "pre-training on the text",
             work.pretrain,
             after=("plan", "corpus"),
-            leaves=("rows", *left("pretrained")),
+            leaves=leaves("pretrained", "rows"),
             run="stages/pretrained",
         ),
         Stage(
@@ -127,7 +133,7 @@ def _stages(config: AdaptConfig, work: Work) -> list[Stage]:
             "training on pairs from the text",
             work.train,
             after=("pretrained", "questions"),
-            leaves=left("contrastive"),
+            leaves=leaves("contrastive"),
             run="stages/contrastive",
         ),
         Stage(
@@ -135,24 +141,30 @@ def _stages(config: AdaptConfig, work: Work) -> list[Stage]:
             "training again, with mined negatives",
             work.train_again,
             after=("contrastive",),
-            leaves=("stages/negatives", *left("hard")),
+            leaves=leaves("hard", "stages/negatives"),
             run="stages/hard",
         ),
         Stage(
             "averaged",
             "half way back to the base",
             work.average,
-            {"trained_share": config.trained_share},
+            inputs("trained_share"),
             after=("base", "hard"),
-            leaves=left("averaged"),
+            leaves=leaves("averaged"),
         ),
-        Stage("verdict", "the verdict", work.judge, after=trained, leaves=(VERDICT, SYSTEM, "model")),
+    ]
+
+
+def _after(work: Work, inputs: Callable[..., dict[str, Any]]) -> list[Stage]:
+    judged = ("base", "pretrained", "contrastive", "hard", "averaged")
+    return [
+        Stage("verdict", "the verdict", work.judge, after=judged, leaves=(VERDICT, SYSTEM, "model")),
         Stage("index", "an index of all passages", work.index, after=("verdict",), leaves=("index",)),
         Stage(
             "base_index",
             "the same with the untouched base, to look at side by side",
             work.index_base,
-            {"base_index": config.base_index},
+            inputs("base_index"),
             after=("base",),
             leaves=("base_index",),
         ),

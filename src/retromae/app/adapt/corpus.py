@@ -29,7 +29,7 @@ from retromae.app.adapt.settings import AdaptConfig
 from retromae.core.draws import Stream, key, order
 from retromae.core.errors import UserError
 from retromae.core.files import replacing_folder, write_json
-from retromae.text.inner_pairs import Inner, Kind, Titles, inner_passages
+from retromae.text.inner_pairs import Inner, Titles, inner_passages
 from retromae.text.passages import PassageRules
 from retromae.text.problems import Problems
 from retromae.text.sources import Document, read_documents
@@ -41,6 +41,7 @@ _SPARE = 1.5  # times as many are held out as queries are wanted: some give none
 _FEW_DOCUMENTS, _RUN = 50, 20  # below so many, runs of so many passages are held out instead
 LEAST = 10  # held-out queries that anything can be said by
 _FEW = 100  # below, intervals are wider than most gains
+_NAMES = {"title": "titles", "sentence": "cut-out sentences"}
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,6 @@ class CorpusFacts:
     made_from: str
     judged_on: str  # name of the folder with dev and test
     skipped: int
-    sentence: str = ""
 
     @classmethod
     def read(cls, folder: Path) -> CorpusFacts:
@@ -84,44 +84,32 @@ def write_corpus(config: AdaptConfig, tokenizer: Any, run: Path) -> CorpusFacts:
         titles,
         tokenizer,
         PassageRules(config.passage_max_len, min_tokens=config.passage_max_len // 4),
-        kinds=[_kind(name) for name in config.questions_from],
+        kinds=config.questions_from,
         seed=config.seed,
     )
     with replacing_folder(run / "corpus") as temporary:
-        folder = Folder(temporary)
-        kept = _write_inner(made, titles, folder, held_out, config.seed)
-        judging = folder
-        if own is not None:
-            judging = write_own(own, folder, run)
-        else:
-            for split, queries in _chosen(kept, config).items():
-                for query in queries:
-                    folder.query(query, split, "judged")
-        folder.close()
+        with Folder(temporary) as folder:
+            kept = _write_inner(made, titles, folder, held_out, config.seed)
+            judging = folder
+            if own is not None:
+                judging = write_own(own, folder, run)
+            else:
+                for split, queries in _chosen(kept, config).items():
+                    for query in queries:
+                        folder.query(query, split, "judged")
         facts = CorpusFacts(
             documents=titles.documents,
             passages=folder.passages,
             train=folder.queries.get("train", 0),
             dev=judging.queries.get("dev", 0),
             test=judging.queries.get("test", 0),
-            made_from="your queries"
-            if own
-            else " and ".join({"title": "titles"}.get(k, "cut-out sentences") for k in _named(config)),
+            made_from="your queries" if own else " and ".join(map(_NAMES.__getitem__, config.judge_by)),
             judged_on="judging" if own else "corpus",
             skipped=problems.total,
         )
         _enough(facts)
         write_json(temporary / FACTS, vars(facts))
     return facts
-
-
-def _named(config: AdaptConfig) -> list[str]:
-    return [kind for kind in ("title", "sentence") if kind in config.judge_by]
-
-
-def _kind(name: str) -> Kind:
-    assert name in ("title", "sentence", "span")
-    return name  # type: ignore[return-value]
 
 
 def _write_inner(
@@ -191,9 +179,8 @@ def _split(first: Inner, titles: Titles, held_out: float, seed: int) -> str:
 
 def _chosen(kept: dict[str, list[tuple[str, Query]]], config: AdaptConfig) -> dict[str, list[Query]]:
     """A third of the wanted queries for dev, the rest for test; of every kind as many, as far as there are."""
-    wanted = {"dev": config.eval_queries // 3, "test": config.eval_queries - config.eval_queries // 3}
     found: dict[str, list[Query]] = {}
-    for split, most in wanted.items():
+    for split, most in config.held_out.items():
         by_kind: dict[str, list[Query]] = {}
         shuffled = order(len(kept[split]), config.seed, int(Stream.HOLDOUT))
         for place in shuffled.tolist():

@@ -25,6 +25,7 @@ METRIC = "nDCG@10"
 METRICS = (METRIC, "RR@10", "R@100")
 BM25_NAME = "bm25"
 LEXICAL = "-lexical"  # behind a system's name: with DupMAE's lexical half
+LEXICAL_TERMS = 384  # of a passage, as in the paper
 
 
 @dataclass
@@ -59,10 +60,16 @@ class Judging:
 
     def split(self, name: str) -> Qrels:
         """Judgements of dev or test."""
-        path = self.run / self.facts.judged_on / "qrels" / f"{name}.tsv"
-        rows = path.read_text(encoding="utf-8").splitlines()[1:]
-        wanted = {row.split("\t")[0] for row in rows}
-        return {query: grades for query, grades in self.queries.qrels.items() if query in wanted}
+        return self._splits[name]
+
+    @cached_property
+    def _splits(self) -> dict[str, Qrels]:
+        def of(split: str) -> Qrels:
+            path = self.run / self.facts.judged_on / "qrels" / f"{split}.tsv"
+            wanted = {row.partition("\t")[0] for row in path.read_text(encoding="utf-8").splitlines()[1:]}
+            return {query: grades for query, grades in self.queries.qrels.items() if query in wanted}
+
+        return {split: of(split) for split in ("dev", "test")}
 
     # -- ranking ------------------------------------------------------------------------------------------------
 

@@ -40,7 +40,7 @@ def own_pairs(config: AdaptConfig) -> Own:
         assert problem is not None
         raise problem
     rows = {split: list(range(len(pairs))) for split, pairs in found.items()}
-    wanted = {"dev": config.eval_queries // 3, "test": config.eval_queries - config.eval_queries // 3}
+    wanted = config.held_out
     for split in ("test", "dev"):
         if split not in found:  # some of another split, of train if that is there
             source = next(name for name in ("train", "test", "dev") if name in found and rows[name])
@@ -60,12 +60,10 @@ def write_own(own: Own, corpus: Folder, run: Path) -> Folder:
     """The user's training queries go to the rest; their dev and test get a folder of their own."""
     if "train" in own.pairs:
         _copy(own.pairs["train"], own.rows["train"], corpus, ("train",), all_passages=False)
-    with replacing_folder(run / "judging") as temporary:
-        judging = Folder(temporary)
+    with replacing_folder(run / "judging") as temporary, Folder(temporary) as judging:
         written: set[str] = set()
         for split in ("dev", "test"):
             _copy(own.pairs[split], own.rows[split], judging, (split, "judged"), written=written)
-        judging.close()
     return judging
 
 

@@ -9,8 +9,9 @@ import torch
 
 from retromae.app.adapt.plan import Plan
 from retromae.app.adapt.settings import AdaptConfig
-from retromae.app.adapt.start import SPECIAL, base_folder, lengths, pooling_to_state
+from retromae.app.adapt.start import SPECIAL, lengths, pooling_to_state
 from retromae.retrieval.encoder import Encoder
+from retromae.retrieval.opening import model_folder
 from retromae.text.prepare import PrepareConfig
 from retromae.training.finetune_settings import FinetuneConfig
 from retromae.training.settings import Resolved, resolve
@@ -25,7 +26,7 @@ WINDOW = 30  # of mined negatives, from which one is drawn for each query
 
 def tokenizer_of(config: AdaptConfig, run: Path) -> str:
     """The base's, or the one that was made of the text."""
-    return base_folder(config.model_name_or_path) if config.model_name_or_path else str(run / "tokenizer")
+    return model_folder(config.model_name_or_path) if config.model_name_or_path else str(run / "tokenizer")
 
 
 def rows(config: AdaptConfig, plan: Plan, run: Path) -> PrepareConfig:
@@ -58,7 +59,7 @@ def pretraining(config: AdaptConfig, plan: Plan, run: Path, folder: Path) -> Res
     if plan.pretrain_seconds < _TINY:
         values["holdout"] = 0
     if config.model_name_or_path:
-        values["model_name_or_path"] = base_folder(config.model_name_or_path)
+        values["model_name_or_path"] = model_folder(config.model_name_or_path)
     else:
         values |= {
             "num_hidden_layers": config.num_hidden_layers,

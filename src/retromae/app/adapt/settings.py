@@ -73,6 +73,11 @@ class AdaptConfig:
     base_index: bool = setting(True, "also index with the untouched base, to look at both side by side")
 
     @property
+    def held_out(self) -> dict[str, int]:
+        """Queries that are wanted for each split."""
+        return {"dev": self.eval_queries // 3, "test": self.eval_queries - self.eval_queries // 3}
+
+    @property
     def reading(self) -> ReadOptions:
         return ReadOptions(fields=Fields(title=self.title_field, text=self.text_field))
 

@@ -40,6 +40,7 @@ class Record:
     seconds: float = 0.0
     run: str | None = None
     fingerprint: str = ""
+    times: int = 0  # finished: what builds on a stage is done again when it was
 
 
 @dataclass
@@ -62,24 +63,22 @@ class Stages:
         self.folder, self.budget, self.say = folder, budget_seconds, say
         self.records = {record.name: record for record in read_records(folder)}
         self.done: dict[str, Record] = {}
-        self.ran: set[str] = set()  # now: what builds on them is done again
         self._began: float | None = None  # of the stage that runs
 
     def do(self, stage: Stage) -> None:
         fingerprint = self._fingerprint(stage)
         before = self.records.get(stage.name)
         whole = all((self.folder / name).exists() for name in stage.leaves)
-        same = before is not None and before.fingerprint == fingerprint and self.ran.isdisjoint(stage.after)
+        same = before is not None and before.fingerprint == fingerprint
         if before and same and (before.state == "skipped" or (before.state == "finished" and whole)):
             self.done[stage.name] = before
             self.say(f"[dim]{stage.title}: {before.state} before[/dim]")
             return
-        already = 0.0
         if before and not same:
             self._forget(stage)
-        elif before:
-            already = before.seconds
-        record = Record(stage.name, stage.title, "interrupted", "", already, stage.run, fingerprint)
+        already = before.seconds if before and same else 0.0
+        times = before.times if before else 0
+        record = Record(stage.name, stage.title, "interrupted", "", already, stage.run, fingerprint, times)
         self._note(record)
         self.say(f"[bold]{stage.title}[/bold]")
         self._began = time.monotonic() - already
@@ -90,11 +89,11 @@ class Stages:
             self._began = None
             self._note(record)
         record.state, record.why = ("skipped", why) if why else ("finished", "")
+        record.times += 1
         if why:
             self.say(f"  {why}")
         self._note(record)
         self.done[stage.name] = record
-        self.ran.add(stage.name)
 
     def spent(self) -> float:
         """Seconds of all stages so far, with the one that runs."""
@@ -102,7 +101,7 @@ class Stages:
         return running + sum(record.seconds for record in self.done.values())
 
     def _fingerprint(self, stage: Stage) -> str:
-        needed = [self.done[name].fingerprint for name in stage.after]
+        needed = [(self.done[name].fingerprint, self.done[name].times) for name in stage.after]
         text = json.dumps([stage.name, dict(stage.inputs), needed], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

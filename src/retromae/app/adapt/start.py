@@ -35,10 +35,6 @@ def default_base() -> str:
     return HUB_NAME
 
 
-def base_folder(source: str) -> str:
-    return model_folder(source)
-
-
 def pooling_to_state(source: str) -> PoolingMode | None:
     """A plain encoder states no pooling, so it has to be said."""
     return None if find_file(model_folder(source), "modules.json") is not None else "cls"

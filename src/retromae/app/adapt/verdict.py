@@ -19,7 +19,7 @@ from retromae.app.adapt.corpus import CorpusFacts
 from retromae.app.adapt.judging import BM25_NAME, LEXICAL, METRIC, METRICS, Judging
 from retromae.core.files import write_json
 from retromae.core.ranking import Run
-from retromae.evaluation.metrics import Metric, Result
+from retromae.evaluation.metrics import Metric, Result, mean_of
 from retromae.evaluation.significance import Comparison, compare
 from retromae.retrieval.fusion import weighted
 from retromae.retrieval.lexical import BM25
@@ -109,7 +109,7 @@ def _fused(judging: Judging, dense: Run, lexical: Run) -> tuple[float, Run]:
     only = [_some(run, dev) for run in (dense, lexical)]
 
     def on_dev(weight: float) -> float:
-        return judging.result("", weighted(only, [weight, 1 - weight], depth=DEPTH), "dev")[METRIC]
+        return mean_of(dev, weighted(only, [weight, 1 - weight], depth=DEPTH), METRIC)
 
     weight = float(max(_WEIGHTS, key=on_dev))
     return weight, weighted([dense, lexical], [weight, 1 - weight], depth=DEPTH)

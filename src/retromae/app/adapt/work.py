@@ -16,11 +16,11 @@ from retromae.app.adapt import recipes
 from retromae.app.adapt import verdict as judgement
 from retromae.app.adapt.corpus import CorpusFacts, passages_of, write_corpus
 from retromae.app.adapt.generate import generate
-from retromae.app.adapt.judging import BM25_NAME, LEXICAL, METRIC, Judging
+from retromae.app.adapt.judging import BM25_NAME, LEXICAL, LEXICAL_TERMS, METRIC, Judging
 from retromae.app.adapt.plan import Plan
 from retromae.app.adapt.settings import AdaptConfig
 from retromae.app.adapt.stages import Interrupted
-from retromae.app.adapt.start import base_folder, open_base
+from retromae.app.adapt.start import open_base
 from retromae.app.doctor.examine import MEASURING, examine
 from retromae.app.report.page import write_report
 from retromae.core.config import read_yaml
@@ -30,11 +30,10 @@ from retromae.models.averaging import RECIPE_FILE, average
 from retromae.retrieval.embed import embed_corpus
 from retromae.retrieval.encoder import Encoder
 from retromae.retrieval.index import build_index
+from retromae.retrieval.opening import model_folder
 from retromae.text.pairs import Pairs
-from retromae.text.prepare import prepare
-from retromae.text.sources import read_documents
-from retromae.text.vocabulary import open_tokenizer, train_tokenizer
-from retromae.text.words import backend_of
+from retromae.text.prepare import prepare, sample_texts
+from retromae.text.vocabulary import bare, open_tokenizer, train_tokenizer
 from retromae.training.finetune import finetune
 from retromae.training.negatives import MineConfig, mine
 from retromae.training.pretrain import pretrain
@@ -42,6 +41,7 @@ from retromae.training.student import RECORD
 
 _MEASURED = 0.05  # of the time, at most, for measuring speeds
 _FLAT = 200_000  # passages: above, the index is HNSW
+_SAMPLE = 20_000_000  # characters that a vocabulary is made of
 _MINED, _MARGIN = 2 * recipes.WINDOW, 0.05
 
 
@@ -101,10 +101,8 @@ class Work:
         """What measures passages: the base's tokenizer, or one that is made of this text."""
         if self.base is not None:
             return bare(open_tokenizer(recipes.tokenizer_of(self.config, self.run)))
-        texts = (document.text for document in read_documents(self.config.sources, self.config.reading))
-        tokenizer = train_tokenizer(
-            list(_first(texts, _SAMPLE)), self.config.vocabulary, "wordpiece", lowercase=True
-        )
+        texts = sample_texts(self.config.sources, self.config.reading, _SAMPLE)
+        tokenizer = train_tokenizer(list(texts), self.config.vocabulary, "wordpiece", lowercase=True)
         tokenizer.save_pretrained(str(self.run / "tokenizer"))
         return bare(tokenizer)
 
@@ -124,7 +122,7 @@ class Work:
     def _rank(self, name: str, encoder: Encoder) -> None:
         self.judging.rank(name, encoder)
         for system in self.judging.ranked():
-            if system.removesuffix("-lexical") == name:
+            if system.removesuffix(LEXICAL) == name:
                 self.say(f"{system}: {METRIC} {self.judging.figure(system):.3f} on dev")
 
     # -- training -----------------------------------------------------------------------------------------------
@@ -138,7 +136,7 @@ class Work:
         settings = recipes.pretraining(self.config, plan, self.run, folder)
         resume = (folder / "config.yaml").is_file()
         _went_through(pretrain(settings, resume=resume, console=self.console))
-        terms = 384 if plan.objective == "dupmae" else None
+        terms = LEXICAL_TERMS if plan.objective == "dupmae" else None
         self._rank(
             "pretrained",
             Encoder.open(folder, lexical_terms=terms, max_query_length=self.config.query_max_len),
@@ -159,12 +157,12 @@ class Work:
         """What is trained on pairs: what was pre-trained; an embedder itself, unless pre-training made it better."""
         pretrained = self.run / "stages" / "pretrained"
         if self.base is None or not pretrained.is_dir():
-            return str(pretrained) if self.base is None else base_folder(self.base)
+            return str(pretrained) if self.base is None else model_folder(self.base)
         if self.plan.kind == "embedder" and self.judging.figure("pretrained") < self.judging.figure("base"):
             self.say(
                 "the base finds more than what was pre-trained, so the training on pairs starts from the base"
             )
-            return base_folder(self.base)
+            return model_folder(self.base)
         return str(pretrained)
 
     def train_again(self) -> str | None:
@@ -207,7 +205,7 @@ class Work:
             return "what was trained is taken as it is"
         trained = self.run / "stages" / ("hard" if self.plan.hard_seconds else "contrastive")
         out = self.run / "stages" / "averaged" / "model"
-        average([base_folder(self.base), base_folder(str(trained))], out, weights=[1 - share, share])
+        average([model_folder(self.base), model_folder(str(trained))], out, weights=[1 - share, share])
         self._rank("averaged", Encoder.open(out))
         return None
 
@@ -226,14 +224,14 @@ class Work:
 
     def _model_of(self, stage: str) -> str:
         if stage in ("base", BM25_NAME):
-            return base_folder(self.base) if self.base else str(self.run / "stages" / "contrastive")
+            return model_folder(self.base) if self.base else str(self.run / "stages" / "contrastive")
         return str(self.run / "stages" / stage)
 
     def _encoder_of(self, returned: judgement.System) -> Encoder:
         stage = returned.stage
         if stage in ("base", BM25_NAME) and self.base:
             return open_base(self.base, self.config)
-        terms = 384 if LEXICAL in returned.name else None
+        terms = LEXICAL_TERMS if LEXICAL in returned.name else None
         return Encoder.open(self._model_of(stage), lexical_terms=terms)
 
     def index(self) -> None:
@@ -258,30 +256,9 @@ class Work:
         write_report(self.run)
 
 
-_SAMPLE = 20_000_000  # characters that a vocabulary is made of
-
-
-def _first(texts: Any, most: int) -> Any:
-    for text in texts:
-        if most <= 0:
-            return
-        most -= len(text)
-        yield text
-
-
 def _went_through(outcome: Outcome) -> None:
     """Raise where a signal ended it; of a training that is finished nothing is kept to go on from."""
     if not outcome.finished:
         raise Interrupted(outcome.signal or 0)
     for checkpoint in RunFolder(outcome.output_dir).checkpoints():
         shutil.rmtree(checkpoint)
-
-
-def bare(tokenizer: Any) -> Any:
-    """The `tokenizers` object, neither cutting nor padding."""
-    from tokenizers import Tokenizer
-
-    backend = Tokenizer.from_str(backend_of(tokenizer).to_str())
-    backend.no_truncation()
-    backend.no_padding()
-    return backend

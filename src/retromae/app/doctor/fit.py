@@ -13,6 +13,7 @@ from retromae.text.corpus_facts import Excerpt, Survey
 from retromae.text.passages import Ids, PassageRules, passages_of, sentence_tokens, tokenise
 from retromae.text.sentences import split_sentences
 from retromae.text.sources import Document
+from retromae.text.vocabulary import bare
 from retromae.text.words import backend_of
 
 Counts = npt.NDArray[np.int64]
@@ -70,7 +71,7 @@ class Tokenised:
 
 def tokenised(survey: Survey, tokenizer: Any, longest: int) -> Tokenised:
     """The excerpts of a text cut into passages of at most `longest` tokens, and what that says of the whole."""
-    backend = _bare(tokenizer)
+    backend = bare(tokenizer)
     excerpts, facts = survey.excerpts, survey.facts
     samples: list[Sample] = []
     counts = np.zeros(backend.get_vocab_size(with_added_tokens=True), dtype=np.int64)  # of every token
@@ -94,17 +95,6 @@ def tokenised(survey: Survey, tokenizer: Any, longest: int) -> Tokenised:
         lost_share=float(np.maximum(lengths - longest, 0).sum() / max(lengths.sum(), 1)),
     )
     return Tokenised(fit_of(counts, words, tokenizer), passages, samples)
-
-
-def _bare(tokenizer: Any) -> Any:
-    """A copy that neither cuts nor pads, and takes special tokens in the text for text."""
-    from tokenizers import Tokenizer
-
-    backend = Tokenizer.from_str(backend_of(tokenizer).to_str())
-    backend.no_padding()
-    backend.no_truncation()
-    backend.encode_special_tokens = True
-    return backend
 
 
 def _cut(excerpts: Sequence[Excerpt], backend: Any, longest: int) -> tuple[list[Sample], Ids, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from retromae.app.flags import console, with_flags
 from retromae.app.server.limits import Limits
 from retromae.core.config import from_dict, options
 from retromae.core.errors import UserError
+
+if TYPE_CHECKING:
+    from retromae.app.server.engine import Engine
 
 
 @with_flags({"limits": options(Limits)})
@@ -73,8 +76,10 @@ def command(
         raise UserError(f"{folder} has no index yet, only curves; leave out --against and --reranker.")
     own = [folder] if training or (place / "stages").is_dir() else []
     watched = Watched([*own, *(watch or [])])
-    kept = Judgements(judgements or running.judgements_folder(folder))
-    with running.bind(host, port) as bound, kept:
+    with (
+        running.bind(host, port) as bound,
+        Judgements(judgements or running.judgements_folder(folder)) as kept,
+    ):
         engine = None
         if not training:
             with console.status(f"Opening {folder} …"):
@@ -83,16 +88,15 @@ def command(
         app = running.application(
             name, engine, kept, watched, limits, host=host, names=allow_host or [], token=token
         )
-        what = (
-            f"{len(engine.systems.indexes[0]):,} passages, searched by {', '.join(engine.systems)}"
-            if engine
-            else "no index yet, so there is nothing to search; the curves of its training are live"
-        )
-        url = running.url_of(bound)
-        running.server_of(app, lambda: _print(f"{name}: {what}.\nOpen {url} (stop with Ctrl-C).")).run(
-            sockets=[bound]
-        )
+        ready = f"{name}: {_what(engine)}.\nOpen {running.url_of(bound)} (stop with Ctrl-C)."
+        running.server_of(app, lambda: _print(ready)).run(sockets=[bound])
     _print("Stopped.")
+
+
+def _what(engine: Engine | None) -> str:
+    if engine is None:
+        return "no index yet, so there is nothing to search; the curves of its training are live"
+    return f"{len(engine.systems.indexes[0]):,} passages, searched by {', '.join(engine.systems)}"
 
 
 def _print(line: str) -> None:
