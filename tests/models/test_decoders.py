@@ -15,7 +15,8 @@ from torch import Tensor
 from reference import decoding
 from retromae.core.errors import UserError
 from retromae.models.backbone import Backbone
-from retromae.models.decoders import BasicDecoder, DecoderPositions, EnhancedDecoder, sinusoids
+from retromae.models.decoders import BasicDecoder, CausalDecoder, CondenserHead, EnhancedDecoder
+from retromae.models.layers import DecoderPositions, sinusoids
 from tiny import FAMILIES
 
 TinyFolder = Callable[[str], Path]
@@ -219,3 +220,37 @@ def test_choices_that_do_not_exist_are_refused(bert: Backbone, tiny_folder: Tiny
         EnhancedDecoder(bert, embedding_norm="both")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="albert"):
         EnhancedDecoder(Backbone.open(tiny_folder("albert")), embedding_norm="context")
+
+
+@pytest.mark.parametrize(("layers", "span"), [(3, 2), (1, 1), (2, None)])
+def test_a_causal_decoder_reads_the_sentence_and_the_last_tokens(
+    backbone: Backbone, layers: int, span: int | None
+) -> None:
+    """What predicts token t has read t − 1 and before it as many tokens as the spans of its layers reach."""
+    decoder = _shaken(CausalDecoder(backbone, layers, span))
+    h, e, p = _streams(backbone)
+    decoded = decoder(h, e, p)
+    reach = LENGTH if span is None else 1 + layers * (span - 1)
+    for t in range(1, LENGTH):
+        to_sentence, to_tokens = torch.autograd.grad(decoded[0, t].sum(), [h, e], retain_graph=True)
+        assert to_sentence[0].any() and not to_sentence[1].any()
+        read = to_tokens[0].any(dim=-1).nonzero()[:, 0].tolist()
+        assert read == list(range(max(0, t - reach), t))
+
+
+def test_the_condenser_head_reads_the_late_sentence_and_the_early_tokens(backbone: Backbone) -> None:
+    head = _shaken(CondenserHead(backbone))
+    h, e, _ = _streams(backbone)
+    mask = torch.ones(BATCH, LENGTH, dtype=torch.int64)
+    mask[0, 4:] = 0
+    to_sentence, to_tokens = torch.autograd.grad(head(h, e, mask)[0, 2].sum(), [h, e])
+    assert to_sentence[0].any()
+    assert to_tokens[0].any(dim=-1).tolist() == [False, True, True, True, False, False]
+
+
+def test_decoders_of_no_layers_or_no_span_are_refused(bert: Backbone) -> None:
+    for wrong in (lambda: CondenserHead(bert, 0), lambda: CausalDecoder(bert, 0)):
+        with pytest.raises(UserError, match="at least one layer, not 0"):
+            wrong()
+    with pytest.raises(UserError, match="at least one token, not 0"):
+        CausalDecoder(bert, 3, 0)

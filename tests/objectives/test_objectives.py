@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from reference import objectives as reference
+from reference import objectives as foundation
 from reference.objectives import Passage, Setting
 from retromae.core.errors import UserError
 from retromae.models.backbone import Backbone
 from retromae.objectives import Batch, Objective, Vocabulary, available, load
+from retromae.objectives.contrast import Contrastive, over_the_step
 
 # token ids 0 to 4 are special in every tiny tokenizer; every third id continues a word
 WORDS = 100
@@ -22,6 +25,10 @@ WORDS = 100
 
 def make(folder: Path, name: str, seed: int = 3, **settings: Any) -> Objective:
     torch.manual_seed(0)
+    return build(folder, name, seed, **settings)
+
+
+def build(folder: Path, name: str, seed: int = 3, **settings: Any) -> Objective:
     backbone = Backbone.open(folder, dropout=0.0)
     ordinary = torch.zeros(backbone.vocab_size, dtype=torch.bool)
     ordinary[5:WORDS] = True
@@ -73,12 +80,49 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("retromae", {"decoder": "basic", "decoder_layers": 3, "decoder_mlm_probability": 0.7}),
     ("dupmae", {}),
     ("dupmae", {"bow_per_token": True, "bow_weight": 2.0}),
+    ("condenser", {"encoder_mlm_probability": 0.4}),
+    ("condenser", {"encoder_mlm_probability": 0.4, "head_layers": 1, "early_layers": 0}),
+    ("seed", {"encoder_mlm_probability": 0.4}),
+    ("seed", {"encoder_mlm_probability": 0.4, "decoder_layers": 1, "decoder_span": 3}),
+    ("tsdae", {}),
+    ("tsdae", {"deletion_ratio": 0.2, "decoder_layers": 1}),
+    ("cocondenser", {"encoder_mlm_probability": 0.4}),
+    ("cocondenser", {"encoder_mlm_probability": 0.4, "contrast_weight": 0.3, "temperature": 2.0}),
+    ("simcse", {}),
+    ("simcse", {"mlm_weight": 0.1, "encoder_mlm_probability": 0.4}),
+    ("diffcse", {"rtd_weight": 1.0}),
+    ("diffcse", {"replaced_probability": 0.8, "mlm_weight": 0.1}),
+    ("laprador", {}),
+    ("laprador", {"query_words": 2, "removed_probability": 0.4, "dropout_weight": 0.5}),
 ]
+
+
+def reference(name: str) -> Callable[[Setting, list[Passage]], Tensor]:
+    """The naive form of objective `name`: a function of that name in `reference.objectives` or `reference.NAME`."""
+    found = getattr(foundation, name, None) or getattr(import_module(f"reference.{name}"), name)
+    return found  # type: ignore[no-any-return]
+
+
 BACKBONES = ["bert", "roberta", "deberta-v2", "albert", "modernbert", "distilbert"]
 
 
-@pytest.mark.parametrize(("name", "settings"), CASES, ids=str)
-@pytest.mark.parametrize("family", BACKBONES)
+def test_every_objective_has_a_case_and_a_reference() -> None:
+    assert {name for name, _ in CASES} == set(available())
+    assert all(callable(reference(name)) for name in available())
+
+
+def every_pair() -> list[Any]:
+    """All cases on all backbones; slow are further settings of an objective on backbones other than the first."""
+    firsts = dict(reversed(CASES))
+    return [
+        pytest.param(family, name, settings, id=f"{family}-{name}-{settings}", marks=marks)
+        for family in BACKBONES
+        for name, settings in CASES
+        for marks in [[] if family == BACKBONES[0] or settings is firsts[name] else [pytest.mark.slow]]
+    ]
+
+
+@pytest.mark.parametrize(("family", "name", "settings"), every_pair())
 def test_equal_to_the_equations(
     family: str, name: str, settings: dict[str, Any], tiny_folder: Callable[[str], Path]
 ) -> None:
@@ -86,7 +130,7 @@ def test_equal_to_the_equations(
         pytest.skip("ALBERT normalises its embeddings before projecting them; refused, see test_decoders")
     objective = make(tiny_folder(family), name, **settings).double()
     got = objective(batch_of(PASSAGES, pad_id(objective), extra=3))["loss"]
-    expected = getattr(reference, name)(setting_of(objective), PASSAGES)
+    expected = reference(name)(setting_of(objective), PASSAGES)
     torch.testing.assert_close(got, expected.to(got.dtype), rtol=1e-5, atol=1e-6)
 
     mine, theirs = gradients(got, objective), gradients(expected, objective)
@@ -108,6 +152,8 @@ def test_parts_add_up_over_micro_batches(name: str, tiny_folder: Callable[[str],
     whole = objective(batch_of(PASSAGES, 0))
     pieces = [batch_of(PASSAGES[:1], 0), batch_of(PASSAGES[1:3], 0, extra=4), batch_of(PASSAGES[3:], 0)]
     drawn = [objective.draw(piece) for piece in pieces]
+    if isinstance(objective, Contrastive):
+        over_the_step(objective, list(zip(pieces, drawn)))
     totals = {part: sum(d.counts[part] for d in drawn) for part in drawn[0].counts}
     outputs = [objective(piece, d, totals) for piece, d in zip(pieces, drawn)]
     for part, value in whole.items():
@@ -192,16 +238,88 @@ def test_hide_schedule_falls_from_everything_to_the_target(tiny_folder: Callable
     assert torch.isfinite(objective(batch_of(PASSAGES, 0, progress=0.0))["loss"])
 
 
-def test_rows_without_any_word_are_harmless(tiny_folder: Callable[[str], Path]) -> None:
-    for name in available():
-        objective = make(tiny_folder("bert"), name)
-        empty = Passage([2, 1, 3], row=1, epoch=0)
+@pytest.mark.parametrize("name", available())
+def test_rows_without_any_word_are_harmless(name: str, tiny_folder: Callable[[str], Path]) -> None:
+    objective = make(tiny_folder("bert"), name)
+    for ids in ([2, 1, 3], [2, 3]):
+        empty = Passage(ids, row=1, epoch=0)
         alone = objective(batch_of([empty], 0))["loss"]
-        alone.backward()
+        found = gradients(alone, objective)
         assert torch.isfinite(alone)
-        assert all(torch.isfinite(p.grad).all() for p in objective.parameters() if p.grad is not None)
+        assert all(torch.isfinite(gradient).all() for gradient in found.values())
         both = objective(batch_of([empty, *PASSAGES], 0))["loss"]
         torch.testing.assert_close(both, objective(batch_of(PASSAGES, 0))["loss"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", available())
+def test_every_parameter_that_learns_gets_a_gradient(name: str, tiny_folder: Callable[[str], Path]) -> None:
+    """Or processes that average their gradients would wait for it."""
+    objective = make(tiny_folder("modernbert"), name)
+    found = gradients(objective(batch_of(PASSAGES, 1))["loss"], objective)
+    resting = objective.resting() if isinstance(objective, Contrastive) else []
+    learning = {n: p for n, p in objective.named_parameters() if p.requires_grad}
+    assert found.keys() == learning.keys() - {n for n, p in learning.items() for r in resting if r is p}
+
+
+@pytest.mark.parametrize("name", available())
+def test_saved_loaded_and_continued(name: str, tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """The folder's weights and the heads are all that there is: what is trained on from them is the same."""
+    first = make(tiny_folder("bert"), name)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
+    first.backbone.model.save_pretrained(tmp_path)
+    save_file(first.head_tensors(), tmp_path / "heads.safetensors")
+
+    torch.manual_seed(99)  # fresh heads are other ones
+    again = build(tmp_path, name)
+    kept = load_file(tmp_path / "heads.safetensors")
+    assert again.take_heads(kept)
+    batch = batch_of(PASSAGES, 0)
+    assert torch.equal(again(batch)["loss"], first(batch)["loss"])
+    for objective in (first, again):
+        optimiser = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=1e-2)
+        objective(batch)["loss"].backward()
+        optimiser.step()
+    assert torch.equal(again(batch)["loss"], first(batch)["loss"])
+
+
+@pytest.mark.parametrize("name", [name for name in available() if name != "mlm"])
+def test_heads_that_do_not_fit_are_left_alone(name: str, tiny_folder: Callable[[str], Path]) -> None:
+    objective = make(tiny_folder("bert"), name)
+    if not objective.heads():
+        pytest.skip(f"{name} has no parts besides the backbone")
+    before = {key: tensor.clone() for key, tensor in objective.head_tensors().items()}
+    others = {key: torch.ones_like(tensor) for key, tensor in before.items()}
+    largest = max(others, key=lambda key: others[key].numel())
+    for wrong in (
+        {key: tensor for key, tensor in others.items() if key != largest},
+        {**others, largest: others[largest][:-1]},
+    ):
+        assert not objective.take_heads(wrong)
+        assert all(torch.equal(tensor, before[key]) for key, tensor in objective.head_tensors().items())
+
+
+def test_deleted_tokens_leave_a_shorter_row(tiny_folder: Callable[[str], Path]) -> None:
+    objective: Any = make(tiny_folder("bert"), "tsdae")
+    passages = [Passage([2, *range(5, 5 + n), 3], row=n, epoch=1) for n in range(90)]
+    ids, mask = objective.delete_tokens(batch_of(passages, 0, extra=3))
+    assert ids.shape == mask.shape == (90, objective.kept_length(94)) and ids.shape[1] < 42
+    for n, (row, length) in enumerate(zip(ids.tolist(), mask.sum(dim=1).tolist())):
+        assert row[0] == 2 and row[length - 1] == 3
+        inner = row[1 : length - 1]
+        assert inner == sorted(set(inner)) and set(inner) <= set(range(5, 5 + n))
+        assert len(inner) in ({min(n, 1)} if 0.4 * n < 1 else {int(0.4 * n), int(0.4 * n) + 1})
+    shares = torch.stack([torch.isin(torch.arange(5, 65), row).float() for row in ids[60:]]).mean(dim=0)
+    assert shares.min() > 0.15 and shares.max() < 0.85  # any position may stay, and any may go
+    with pytest.raises(UserError, match="deletion_ratio is 1"):
+        make(tiny_folder("bert"), "tsdae", deletion_ratio=1.0)
+
+
+def test_the_condenser_head_reads_a_layer_that_is_there(tiny_folder: Callable[[str], Path]) -> None:
+    with pytest.raises(UserError, match="early_layers is 2, but this encoder has 2 layers; choose 0 to 1"):
+        make(tiny_folder("bert"), "condenser", early_layers=2)
 
 
 def test_cls_use_is_the_price_of_a_wrong_sentence_vector(tiny_folder: Callable[[str], Path]) -> None:
@@ -219,7 +337,7 @@ def test_enhanced_decoding_has_one_layer(tiny_folder: Callable[[str], Path]) -> 
 
 
 def test_an_unknown_objective_is_refused_with_those_that_are_known() -> None:
-    with pytest.raises(UserError, match="known are dupmae, mlm, retromae"):
+    with pytest.raises(UserError, match=f"known are {', '.join(available())}"):
         load("retromea")
 
 

@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModel, AutoModelForMaskedLM
 
+from reference import tsdae
 from reference.objectives import Passage, Setting
 from retromae import objectives
 from retromae.core.errors import UserError
 from retromae.models.backbone import Backbone
 from retromae.models.checkpoint import open_checkpoint
 from retromae.objectives import Objective, available, load
+from retromae.objectives.base import OnePass
 from retromae.objectives.unified import Reconstruction, UnifiedEncoder, reconstruction_loss, total_counts
 from tiny import SENTENCES
 
@@ -33,6 +35,9 @@ RIDERS: list[tuple[str, dict[str, Any]]] = [
     ("retromae", {"decoder": "basic", "decoder_layers": 2}),
     ("retromae", {"hide_schedule": 0.8}),
     ("dupmae", {"bow_weight": 0.7}),
+    ("condenser", {}),
+    ("seed", {}),
+    ("tsdae", {}),
 ]
 QUERIES, PASSAGES = SENTENCES[:4], SENTENCES[4:16]  # three passages each: 4 + i, 8 + i, 12 + i
 SHARE = 0.6  # of reconstruction in the loss
@@ -93,9 +98,10 @@ def naive_contrastive(module: Any) -> Tensor:
 
     def embed(number: int) -> Tensor:
         ids = module.tokenizer(SENTENCES[number])["input_ids"]
-        masked, _ = setting.mask(
-            Passage(ids, row=number * 1_000_003, epoch=2), objective.settings.encoder_mlm_probability
-        )
+        passage = Passage(ids, row=number * 1_000_003, epoch=2)
+        if hasattr(objective.settings, "deletion_ratio"):
+            return setting.states(tsdae.remaining(setting, passage))[0]
+        masked, _ = setting.mask(passage, objective.settings.encoder_mlm_probability)
         return setting.states(masked)[0]
 
     losses = []
@@ -138,7 +144,7 @@ def test_contributions_of_processes_add_up(tiny_folder: Folder) -> None:
 
 
 @pytest.mark.parametrize("clean", [False, True])
-@pytest.mark.parametrize("rider", ["retromae", "dupmae"])
+@pytest.mark.parametrize("rider", ["retromae", "dupmae", "condenser", "seed", "tsdae"])
 def test_gradcache_gives_the_gradients_of_one_graph(tiny_folder: Folder, rider: str, clean: bool) -> None:
     """The first pass embeds and counts, the second one also reconstructs; dropout falls alike."""
     module = make(tiny_folder("bert"), rider, dropout=0.2, clean=clean)
@@ -312,6 +318,9 @@ def test_bad_input_is_refused(tiny_folder: Folder, tmp_path: Path) -> None:
         def forward(self, batch: objectives.Batch, drawn: Any = None, totals: Any = None) -> dict[str, Any]:
             raise AssertionError("and before anything is computed")
 
+        def flops(self, rows: int, length: int) -> float:
+            raise AssertionError("or counted")
+
     objective = Aloof(
         Backbone.open(tiny_folder("bert")),
         Aloof.Config(),
@@ -319,3 +328,12 @@ def test_bad_input_is_refused(tiny_folder: Folder, tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match="Aloof does not get all its losses from one"):
         UnifiedEncoder(objective, module.tokenizer)
+
+
+@pytest.mark.parametrize("name", available())
+def test_every_objective_rides_or_is_refused(name: str, tiny_folder: Folder) -> None:
+    if name in {rider for rider, _ in RIDERS}:
+        assert issubclass(load(name), OnePass)
+    else:
+        with pytest.raises(UserError, match="does not get all its losses from one encoder pass"):
+            make(tiny_folder("bert"), name)

@@ -1,6 +1,6 @@
 """RetroMAE's decoders written from the equations, one passage, one row and one head at a time.
 
-Slow and obvious on purpose. `layer` is a `retromae.models.decoders.DecoderLayer`, of which only the weights
+Slow and obvious on purpose. `layer` is a `retromae.models.layers.DecoderLayer`, of which only the weights
 are used; dropout is not modelled.
 """
 
@@ -35,16 +35,18 @@ def attend(query: Tensor, context: list[Tensor], seen: list[int], layer: Any) ->
     heads = layer.style.num_heads
     size = len(query) // heads
     q = linear(query, layer.query)
+    keys = [linear(context[j], layer.key) for j in seen]
+    values = [linear(context[j], layer.value) for j in seen]
     parts = []
     for head in range(heads):
         cut = slice(head * size, (head + 1) * size)
         if not seen:
             parts.append(torch.zeros_like(q[cut]))
             continue
-        scores = torch.stack([q[cut] @ linear(context[j], layer.key)[cut] / math.sqrt(size) for j in seen])
+        scores = torch.stack([q[cut] @ key[cut] / math.sqrt(size) for key in keys])
         weights = torch.exp(scores - scores.max())
         weights = weights / weights.sum()
-        parts.append(sum(w * linear(context[j], layer.value)[cut] for w, j in zip(weights, seen)))
+        parts.append(sum(w * value[cut] for w, value in zip(weights, values)))
     return linear(torch.cat(parts), layer.output)
 
 

@@ -85,11 +85,19 @@ def test_the_model_loads_everywhere(given: Settings, tmp_path: Path) -> None:
     assert any(name.startswith("decoder.layer") for name in ours.heads)
 
 
-@pytest.mark.parametrize("objective", available())
+# What makes a run of a few steps go through all that an objective does.
+BUSY: dict[str, dict[str, Any]] = {"laprador": {"turn_steps": 2, "pool_size": 40}}
+QUICK = ("retromae", "laprador")  # one that rebuilds, one that compares rows and keeps more than weights
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in available()],
+)
 def test_resumed_equals_undisturbed_bit_for_bit_with_dropout(
     objective: str, given: Settings, tmp_path: Path
 ) -> None:
-    settings = {"objective": objective, "dropout": 0.2, "keep_best": False}
+    settings = {"objective": objective, "dropout": 0.2, "keep_best": False, **BUSY.get(objective, {})}
     train(given(**settings, output_dir=str(tmp_path / "whole")))
     first = runs.start(given(**settings))
     _wait_for(tmp_path / "run" / "checkpoint-6", first)
@@ -111,6 +119,81 @@ def _wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 120) 
         assert process.poll() is None, process.stdout.read() if process.stdout else ""
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+OWN_OBJECTIVE = '''
+"""How many words a row has, told from its sentence vector."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from retromae.models import flops
+from retromae.objectives.base import Drawn, Objective
+
+
+@dataclass
+class CountingConfig:
+    width: int = 8
+    counting_weight: float = 1.0
+
+
+class Counting(Objective):
+    Config = CountingConfig
+
+    def __init__(self, backbone, settings, vocabulary, seed=0):
+        super().__init__(backbone, settings, vocabulary, seed)
+        size = backbone.hidden_size
+        self.counter = nn.Sequential(nn.Linear(size, settings.width), nn.Tanh(), nn.Linear(settings.width, 1))
+        for parameter in backbone.model.parameters():
+            parameter.requires_grad_(False)
+        for parameter in backbone.base.parameters():
+            parameter.requires_grad_(True)
+
+    def heads(self):
+        return {"counter": self.counter}
+
+    def draw(self, batch):
+        rows = torch.tensor(float(len(batch.row_ids)), device=batch.row_ids.device)
+        return Drawn({"words": self.words(batch).amax(dim=1) + 1.0}, {"rows": rows})
+
+    def forward(self, batch, drawn=None, totals=None):
+        drawn = drawn or self.draw(batch)
+        hidden = self.backbone.encode(batch.token_ids, batch.attention_mask)
+        wrong = self.counter(hidden[:, 0])[:, 0] - drawn.tensors["words"].log1p()
+        rows = wrong.square().sum() / (totals or drawn.counts)["rows"]
+        return {"loss": self.settings.counting_weight * rows, "rows": rows.detach()}
+
+    def flops(self, rows, length):
+        return flops.TRAINING * flops.encoder(self.backbone, rows, length)
+'''
+
+
+def test_an_objective_in_a_file_of_its_own_needs_nothing_else(given: Settings, tmp_path: Path) -> None:
+    """Its settings, its parts, killing, resuming and continuing work as those of the package do."""
+    own = tmp_path / "own.py"
+    own.write_text(OWN_OBJECTIVE)
+    more = ["--set", "counting_weight=0.5", "--set", "width=4"]
+    values = given(objective=str(own), dropout=0.2, keep_best=False)
+    first = runs.start(values, *more)
+    _wait_for(tmp_path / "run" / "checkpoint-6", first)
+    first.kill()
+    first.wait()
+    values |= {"counting_weight": 0.5, "width": 4}
+    train(values, resume=True)
+    train({**values, "output_dir": str(tmp_path / "whole")})
+    trained = runs.weights(tmp_path / "run")
+    assert runs.identical(trained, runs.weights(tmp_path / "whole"))
+    assert trained["counter.0.weight"].shape[0] == 4
+    records = [record for record in runs.metrics(tmp_path / "run") if "loss" in record]
+    assert records[-1]["loss"] == pytest.approx(0.5 * records[-1]["rows"], rel=1e-4)
+    assert records[-1]["loss"] < records[0]["loss"]
+    assert "eval_rows_loss" in runs.metrics(tmp_path / "run")[-1]
+
+    start = {"model_name_or_path": str(tmp_path / "run" / "model"), "output_dir": str(tmp_path / "next")}
+    train(given(objective=str(own), width=4, learning_rate=0.0, max_steps=1, keep_best=False, **start))
+    assert runs.identical(runs.weights(tmp_path / "next"), trained)
 
 
 @pytest.mark.slow

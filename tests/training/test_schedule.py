@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retromae.training.schedule import Clock, Shape
+from retromae.training.session import measured_every
 
 
 def by_steps(total: int, shape: Shape = "linear", warmup: float = 0.1) -> Clock:
@@ -67,3 +68,12 @@ def test_whichever_end_is_nearer_counts() -> None:
 def test_a_run_needs_an_end() -> None:
     with pytest.raises(ValueError, match="by steps or by minutes"):
         Clock(total_steps=None, minutes=None)
+
+
+@given(st.integers(1, 10_000), st.integers(1, 20), st.floats(0.0, 1e4))
+def test_measuring_takes_half_as_long_as_training_at_most(steps: int, times: int, cost: float) -> None:
+    """Forward alone a measurement is a third of the work; the first and the last one are always taken."""
+    every = measured_every(steps, times, cost)
+    assert every >= max(1, steps // times)
+    between = steps / every
+    assert between * cost / 3 <= steps / 2 + 1e-6

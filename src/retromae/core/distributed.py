@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar
@@ -17,8 +18,22 @@ from retromae.core.errors import UserError
 T = TypeVar("T")
 
 
+_by_itself = False
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """What this process does by itself while the others of its group wait: as if there were no group."""
+    global _by_itself  # noqa: PLW0603 - of the whole process, its threads too
+    before, _by_itself = _by_itself, True
+    try:
+        yield
+    finally:
+        _by_itself = before
+
+
 def active() -> bool:
-    return dist.is_available() and dist.is_initialized()
+    return not _by_itself and dist.is_available() and dist.is_initialized()
 
 
 def start() -> None:
@@ -52,11 +67,11 @@ def first_decides(action: Callable[[], T]) -> T:
 
 def rank() -> int:
     """This process's number; before the process group starts, what torchrun says."""
-    return dist.get_rank() if active() else int(os.environ.get("RANK", "0"))
+    return dist.get_rank() if active() else 0 if _by_itself else int(os.environ.get("RANK", "0"))
 
 
 def world_size() -> int:
-    return dist.get_world_size() if active() else int(os.environ.get("WORLD_SIZE", "1"))
+    return dist.get_world_size() if active() else 1 if _by_itself else int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def writes() -> bool:
@@ -76,6 +91,21 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     total = values.clone()
     dist.all_reduce(total)
     return total
+
+
+def gather_rows(values: Tensor) -> list[Tensor]:
+    """Every process's tensor, in the order of their numbers (no gradient); they may differ in the first size."""
+    if not active() or world_size() == 1:
+        return [values]
+    size = torch.tensor([values.shape[0]], device=values.device)
+    sizes = [torch.empty_like(size) for _ in range(world_size())]
+    dist.all_gather(sizes, size)
+    counts = [int(other) for other in torch.cat(sizes).tolist()]
+    padded = values.new_zeros(max(counts), *values.shape[1:])
+    padded[: values.shape[0]] = values
+    gathered = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(gathered, padded)
+    return [other[:count] for other, count in zip(gathered, counts)]
 
 
 @cache

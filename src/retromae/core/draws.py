@@ -42,6 +42,11 @@ class Stream(IntEnum):
     PROBE = 13  # which sentence the retrieval probe cuts out
     POSITIVES = 14  # fine-tuning: which of a query's answers is trained on
     NEGATIVES = 15  # fine-tuning: which of its candidates
+    CUT = 16  # coCondenser: where a row is cut into two spans
+    RUN_WORDS = 17  # LaPraDoR: how many words of a row become its query
+    RUN_START = 18  # LaPraDoR: with which word they begin
+    RUN_REMOVED = 19  # LaPraDoR: are they taken out of the document?
+    REPLACEMENT = 20  # DiffCSE: which word the generator puts in
 
 
 def _signed(value: int) -> int:

@@ -18,6 +18,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, Self, cast, overload
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -75,7 +76,9 @@ class Backbone(nn.Module):
         self.initializer_range = self.style.initializer_range
         self.pre_norm = self.style.pre_norm
         self.num_layers = int(config.num_hidden_layers)
-        self.vocab_size = int(self._part(self.family.words).weight.shape[0])  # rows of the word embeddings
+        words = self._part(self.family.words).weight
+        self.vocab_size = int(words.shape[0])
+        self.embedding_size = int(words.shape[1])  # of a word, before it is projected to hidden size
         self.has_positions = self._position_table is not None
         self.max_length = (
             int(config.max_position_embeddings) - self._position_offset
@@ -179,6 +182,20 @@ class Backbone(nn.Module):
         )
         last: Tensor = output.last_hidden_state
         return (*output.hidden_states[:-1], last) if all_layers else last
+
+    def encode_after(self, first: Tensor, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """(B, e), (B, L) → (B, L, d): like `encode`, with a vector in the place of the first token's embedding.
+
+        It stands where the word embedding would, before position, LayerNorm and projection, so it is of the word
+        embeddings' size e = `embedding_size`.
+        """
+        words = self._part(self.family.words)(token_ids)
+        output = self.base(
+            inputs_embeds=torch.cat([first[:, None].to(words.dtype), words[:, 1:]], dim=1),
+            attention_mask=attention_mask,
+            return_dict=True,
+        )
+        return cast(Tensor, output.last_hidden_state)
 
     forward = encode
 

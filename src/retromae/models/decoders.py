@@ -1,10 +1,12 @@
-"""RetroMAE's decoders: they rebuild a passage from its [CLS] vector and little else.
+"""Decoders and heads: they rebuild a passage from its [CLS] vector and little else.
 
-Both are built like the backbone's own layers (`Backbone.style`) and start from fresh weights; they share the
+All are built like the backbone's own layers (`Backbone.style`) and start from fresh weights; they share the
 backbone's word embeddings, its positions and its vocabulary head, which the objective passes in or applies.
 
 `EnhancedDecoder`  one layer, two streams (RetroMAE, Eq. 4 to 7): every position has its own context.
 `BasicDecoder`     one to three layers of plain self-attention (Eq. 2 and 3).
+`CondenserHead`    self-attention over the late [CLS] and the early states of the tokens.
+`CausalDecoder`    left to right, with cross-attention to the sentence vector (SEED, TSDAE).
 
 Departure from the released code, in one place: there the keys and values of the enhanced decoder go through
 the backbone's embedding LayerNorm. Eq. 4 has none and neither do we, unless `embedding_norm="context"`.
@@ -12,125 +14,25 @@ the backbone's embedding LayerNorm. Eq. 4 has none and neither do we, unless `em
 
 from __future__ import annotations
 
-import math
 from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from transformers.activations import ACT2FN
 
 from retromae.core.errors import UserError
-from retromae.models.backbone import Backbone, LayerStyle
+from retromae.models.backbone import Backbone
+from retromae.models.layers import DecoderLayer, DecoderPositions, SentenceDecoderLayer, final_norm
 
 EmbeddingNorm = Literal["none", "context"]
 
 
-class FeedForward(nn.Module):
-    """The MLP of one layer, gated where the backbone's is."""
-
-    def __init__(self, style: LayerStyle) -> None:
-        super().__init__()
-        self.gated = style.gated
-        width = style.intermediate_size * (2 if style.gated else 1)
-        self.inner = nn.Linear(style.hidden_size, width, bias=style.mlp_bias)
-        self.outer = nn.Linear(style.intermediate_size, style.hidden_size, bias=style.mlp_bias)
-        self.activation = ACT2FN[style.activation]
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        inner, *gate = self.inner(hidden).chunk(2 if self.gated else 1, dim=-1)
-        inner = self.activation(inner)
-        hidden = self.outer(inner * gate[0] if gate else inner)
-        return hidden
-
-
-class DecoderLayer(nn.Module):
-    """One transformer layer whose queries may come from another stream than its keys and values.
-
-    Post-norm: x = norm(queries + attention(queries, context)); norm(x + mlp(x)).
-    Pre-norm:  x = queries + attention(norm(queries), norm(context)); x + mlp(norm(x)).
-    """
-
-    def __init__(self, style: LayerStyle) -> None:
-        super().__init__()
-        self.style = style
-        size, bias = style.hidden_size, style.attention_bias
-        self.query = nn.Linear(size, size, bias=bias)
-        self.key = nn.Linear(size, size, bias=bias)
-        self.value = nn.Linear(size, size, bias=bias)
-        self.output = nn.Linear(size, size, bias=bias)
-        self.attention_norm = nn.LayerNorm(size, style.layer_norm_eps, bias=style.norm_bias)
-        self.mlp = FeedForward(style)
-        self.mlp_norm = nn.LayerNorm(size, style.layer_norm_eps, bias=style.norm_bias)
-        self.dropout = nn.Dropout(style.dropout)
-        _initialise(self, style.initializer_range)
-
-    def forward(self, queries: Tensor, context: Tensor, visible: Tensor) -> Tensor:
-        """queries (B, L, d), context (B, S, d), visible bool, (B, L, S) or (B, 1, S) → (B, L, d).
-
-        A row for which nothing is visible gets zero from the attention's values.
-        """
-        if self.style.pre_norm:
-            attended = self._attend(self.attention_norm(queries), self.attention_norm(context), visible)
-            hidden: Tensor = queries + self.dropout(attended)
-            return hidden + cast(Tensor, self.dropout(self.mlp(self.mlp_norm(hidden))))
-        hidden = self.attention_norm(queries + self.dropout(self._attend(queries, context, visible)))
-        hidden = self.mlp_norm(hidden + self.dropout(self.mlp(hidden)))
-        return hidden
-
-    def _attend(self, queries: Tensor, context: Tensor, visible: Tensor) -> Tensor:
-        # Softmax over nothing is NaN on some devices: let such a row look at position 0, and drop its result.
-        sees = visible.any(dim=-1, keepdim=True)  # (B, L, 1)
-        visible = torch.cat([visible[..., :1] | ~sees, visible[..., 1:]], dim=-1)
-        attended = functional.scaled_dot_product_attention(
-            self._heads(self.query(queries)),
-            self._heads(self.key(context)),
-            self._heads(self.value(context)),
-            attn_mask=visible[:, None],  # (B, 1, L, S): the same for all heads
-            dropout_p=self.style.attention_dropout if self.training else 0.0,
-        )
-        result: Tensor = self.output(attended.transpose(1, 2).flatten(2) * sees)  # (B, L, d)
-        return result
-
-    def _heads(self, hidden: Tensor) -> Tensor:
-        """(B, L, d) → (B, heads, L, d / heads)"""
-        batch, length, _ = hidden.shape
-        return hidden.view(batch, length, self.style.num_heads, -1).transpose(1, 2)
-
-
-class DecoderPositions(nn.Module):
-    """A learned position table for backbones that have none; it starts as sinusoids of the words' scale."""
-
-    def __init__(self, backbone: Backbone) -> None:
-        super().__init__()
-        some = torch.arange(0, backbone.vocab_size, 1 + backbone.vocab_size // 4096)
-        words = backbone.token_embeddings(some.to(backbone.head_weight.device)).detach()
-        scale = words.float().square().mean().sqrt().cpu()
-        # The mean square of a sinusoid is one half.
-        table = sinusoids(backbone.max_length, backbone.hidden_size) * (scale * math.sqrt(2.0))
-        self.weight = nn.Parameter(table)
-
-    def forward(self, length: int) -> Tensor:
-        """(L, d)"""
-        if length > len(self.weight):
-            raise UserError(
-                f"rows of {length} tokens do not fit: the decoder has {len(self.weight)} positions."
-            )
-        return self.weight[:length]
-
-
 class _Decoder(nn.Module):
-    """What both decoders share: the positions they fall back to, and a pre-norm family's last LayerNorm."""
+    """What decoders share: the positions they fall back to, and a pre-norm family's last LayerNorm."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
-        style = backbone.style
         self.positions = None if backbone.has_positions else DecoderPositions(backbone)
-        self.final_norm = (
-            nn.LayerNorm(style.hidden_size, style.layer_norm_eps, bias=style.norm_bias)
-            if style.pre_norm
-            else nn.Identity()
-        )
+        self.final_norm = final_norm(backbone.style)
 
     def _placed(self, embeddings: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor]:
         """p (L, d) and e + p (B, L, d)."""
@@ -194,18 +96,56 @@ class BasicDecoder(_Decoder):
         return cast(Tensor, self.final_norm(hidden))
 
 
-def sinusoids(length: int, size: int) -> Tensor:
-    """(length, size): sine in the first half of the columns, cosine in the second, wavelengths from 2π on."""
-    half = (size + 1) // 2
-    rates = torch.exp(torch.arange(half) * (-math.log(10_000.0) / half))
-    angles = torch.arange(length)[:, None] * rates
-    return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :size]
+class CondenserHead(nn.Module):
+    """Condenser's head: self-attention over [h_late, e_1, e_2, …], e being the early states of the tokens.
+
+    It has no positions: the early states know theirs. In a pre-norm family the early states come as the backbone's
+    next layer would read them, without LayerNorm, and h as people will use it, past the last one; the head's layers
+    normalise both before they read them, and its own last LayerNorm follows.
+    """
+
+    def __init__(self, backbone: Backbone, layers: int = 2) -> None:
+        super().__init__()
+        if layers < 1:
+            raise UserError(f"the Condenser head needs at least one layer, not {layers}.")
+        self.layers = nn.ModuleList(DecoderLayer(backbone.style) for _ in range(layers))
+        self.final_norm = final_norm(backbone.style)
+
+    def forward(self, sentence: Tensor, early: Tensor, attention_mask: Tensor) -> Tensor:
+        """sentence (B, d), early (B, L, d), of which position 0 is not read, attention_mask (B, L) → (B, L, d)."""
+        hidden = torch.cat([sentence[:, None], early[:, 1:]], dim=1)
+        visible = attention_mask.bool()[:, None]  # (B, 1, L)
+        for layer in self.layers:
+            hidden = layer(hidden, hidden, visible)
+        return cast(Tensor, self.final_norm(hidden))
 
 
-def _initialise(module: nn.Module, std: float) -> None:
-    """As transformers initialises a layer: normal weights, zero biases; LayerNorms stay at one and zero."""
-    for part in module.modules():
-        if isinstance(part, nn.Linear):
-            nn.init.normal_(part.weight, std=std)
-            if part.bias is not None:
-                nn.init.zeros_(part.bias)
+class CausalDecoder(_Decoder):
+    """Left to right: what it gives at position t has read the tokens before t and is to predict token t.
+
+    Every layer has cross-attention to the sentence vector, which is all that is known of the rest of the passage.
+    With a `span` the decoder is weak: a position reads no more than `span` tokens in each layer.
+    """
+
+    def __init__(self, backbone: Backbone, layers: int, span: int | None = None) -> None:
+        super().__init__(backbone)
+        if layers < 1:
+            raise UserError(f"the decoder needs at least one layer, not {layers}.")
+        if span is not None and span < 1:
+            raise UserError(f"the decoder's attention span is at least one token, not {span}.")
+        self.span = span
+        self.layers = nn.ModuleList(SentenceDecoderLayer(backbone.style) for _ in range(layers))
+
+    def forward(self, sentence: Tensor, embeddings: Tensor, positions: Tensor | None) -> Tensor:
+        """sentence (B, d), embeddings of the passage (B, L, d), positions (L, d) or None → (B, L, d).
+
+        Position 0, before which there is nothing, predicts nothing. Padding is behind the tokens: none reads it.
+        """
+        _, hidden = self._placed(embeddings, positions)
+        length = hidden.shape[1]
+        visible = torch.ones(length, length, dtype=torch.bool, device=hidden.device).tril()
+        if self.span is not None:
+            visible = visible.triu(1 - self.span)
+        for layer in self.layers:
+            hidden = cast(SentenceDecoderLayer, layer).decode(sentence, hidden, visible[None])
+        return cast(Tensor, self.final_norm(hidden)).roll(1, dims=1)

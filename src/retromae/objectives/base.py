@@ -120,17 +120,25 @@ class Objective(nn.Module, ABC):
         `totals` are the counts of the whole step; left out, the batch stands for itself.
         """
 
+    def flops(self, rows: int, length: int) -> float:
+        """The floating-point operations of one training step on a full batch of `rows` rows of `length` tokens,
+        forward and backward: its matrix products (see `models.flops`), with the number of labels to be expected."""
+        raise UserError(
+            f"{type(self).__name__} does not say how many operations a step takes (its method `flops`); write it, or "
+            "give a budget in tokens, steps or minutes."
+        )
+
     def heads(self) -> dict[str, nn.Module]:
         """The parts besides the backbone that a checkpoint must keep so that training can go on."""
         return {}
 
     def head_tensors(self) -> dict[str, Tensor]:
-        """The tensors of `heads` under the names that a checkpoint keeps them by."""
-        return {
-            f"{part}.{name}": tensor
-            for part, module in self.heads().items()
-            for name, tensor in module.state_dict(keep_vars=True).items()
-        }
+        """The tensors of `heads` under the names that a checkpoint keeps them by; one with two names once."""
+        tensors: dict[int, tuple[str, Tensor]] = {}
+        for part, module in self.heads().items():
+            for name, tensor in module.state_dict(keep_vars=True).items():
+                tensors.setdefault(id(tensor), (f"{part}.{name}", tensor))
+        return dict(tensors.values())
 
     @torch.no_grad()
     def take_heads(self, heads: Mapping[str, Tensor]) -> bool:
@@ -226,11 +234,41 @@ class Objective(nn.Module, ABC):
 
 
 class OnePass(Objective):
-    """An objective whose losses all come out of one encoder pass, which others may therefore share: `unified`."""
+    """An objective whose losses all come out of one encoder pass, which others may therefore share: `unified`.
+
+    A subclass gives `encode`. Where every part is `Labelled`, nothing else; further parts come in by `forward`,
+    `sums` and `weight`.
+    """
 
     @abstractmethod
     def encode(self, batch: Batch, drawn: Drawn) -> Encoded:
-        """One pass over `drawn.tensors["token_ids"]`, the encoder before anything else, and what it must predict."""
+        """One pass over what `read` reads, the encoder before anything else, and what it must predict."""
+
+    def read(self, batch: Batch, drawn: Drawn) -> Tensor:
+        """(B, L, d): the encoder over what was drawn for it, and no more.
+
+        That is `token_ids` (B, L) and, where other positions than the batch's hold tokens, `attention_mask` (B, L).
+        """
+        attention_mask = drawn.tensors.get("attention_mask", batch.attention_mask)
+        return self.backbone.encode(drawn.tensors["token_ids"], attention_mask)
+
+    def forward(
+        self, batch: Batch, drawn: Drawn | None = None, totals: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        drawn = drawn or self.draw(batch)
+        loss, parts = self.vocabulary_losses(self.encode(batch, drawn).parts, totals or drawn.counts)
+        return {"loss": loss, **parts}
+
+    @torch.no_grad()
+    def measure(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+        drawn = self.draw(batch)
+        return self.measure_encoded(batch, drawn, self.encode(batch, drawn))
+
+    def measure_encoded(
+        self, batch: Batch, drawn: Drawn, encoded: Encoded
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Losses and accuracies."""
+        return self.vocabulary_measures(encoded.parts)
 
     def sums(self, batch: Batch, encoded: Encoded) -> dict[str, Tensor]:
         """Part → the sum of its losses over this batch, with gradient, divided by nothing yet.
@@ -243,6 +281,26 @@ class OnePass(Objective):
     def weight(self, part: str) -> float:
         """What the mean of a part is multiplied by in the loss."""
         return 1.0
+
+
+class AutoEncoder(OnePass):
+    """An objective with a part `decoder` that rebuilds the passage from its sentence vector."""
+
+    @abstractmethod
+    def rebuild(self, sentence: Tensor, batch: Batch, drawn: Drawn) -> Labelled:
+        """Decode the passages of the batch from sentence vectors (B, d)."""
+
+    def measure_encoded(
+        self, batch: Batch, drawn: Drawn, encoded: Encoded
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Losses, accuracies, and `cls_use`: the decoder's loss with another row's sentence vector minus with its
+        own. Near zero means that [CLS] carries nothing, however healthy the losses look."""
+        measures = super().measure_encoded(batch, drawn, encoded)
+        if batch.token_ids.shape[0] > 1:
+            shuffled = self.rebuild(encoded.hidden[:, 0].roll(1, dims=0), batch, drawn)
+            wrong, items = self.vocabulary_measures([shuffled])["decoder_loss"]
+            measures["cls_use"] = (wrong - measures["decoder_loss"][0], items)
+        return measures
 
 
 _ENCODER_STREAMS = (

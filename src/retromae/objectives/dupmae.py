@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from retromae.core.config import setting
+from retromae.models import flops
 from retromae.models.losses import bag_of_words, max_pooled_logits
 from retromae.objectives import retromae
 from retromae.objectives.base import Batch, Drawn, Encoded, count
@@ -75,3 +76,6 @@ class DupMAE(retromae.RetroMAE):
         measures = super().measure_encoded(batch, drawn, encoded)
         measures["bow_loss"] = (self.bag_of_words(encoded.hidden, batch).sum(), drawn.counts["bow"])
         return measures
+
+    def flops(self, rows: int, length: int) -> float:
+        return super().flops(rows, length) + flops.bag_of_words_step(self.backbone, rows, length)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from retromae.core.config import setting
+from retromae.models import flops
 from retromae.objectives.base import Batch, Drawn, Encoded, Labelled, OnePass, count
 
 
@@ -33,18 +30,13 @@ class MaskedLanguageModel(OnePass):
         token_ids, labelled = self.mask_words(batch, self.settings.encoder_mlm_probability)
         return Drawn({"token_ids": token_ids, "labelled": labelled}, {"encoder": count(labelled)})
 
-    def forward(
-        self, batch: Batch, drawn: Drawn | None = None, totals: Mapping[str, Tensor] | None = None
-    ) -> dict[str, Tensor]:
-        drawn = drawn or self.draw(batch)
-        loss, parts = self.vocabulary_losses(self.encode(batch, drawn).parts, totals or drawn.counts)
-        return {"loss": loss, **parts}
-
-    @torch.no_grad()
-    def measure(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
-        return self.vocabulary_measures(self.encode(batch, self.draw(batch)).parts)
-
     def encode(self, batch: Batch, drawn: Drawn) -> Encoded:
-        hidden = self.backbone.encode(drawn.tensors["token_ids"], batch.attention_mask)
+        hidden = self.read(batch, drawn)
         labelled = drawn.tensors["labelled"]
         return Encoded(hidden, [Labelled("encoder", hidden[labelled], batch.token_ids[labelled])])
+
+    def flops(self, rows: int, length: int) -> float:
+        labels = self.settings.encoder_mlm_probability * flops.ordinary_tokens(rows, length)
+        return flops.TRAINING * (
+            flops.encoder(self.backbone, rows, length) + flops.vocabulary(self.backbone, labels)
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,9 +11,10 @@ from torch import Tensor, nn
 from retromae.core.config import setting
 from retromae.core.draws import Stream, at_pairs, below, stream_keys
 from retromae.core.errors import UserError
+from retromae.models import flops
 from retromae.models.backbone import Backbone
 from retromae.models.decoders import BasicDecoder, EnhancedDecoder
-from retromae.objectives.base import Batch, Drawn, Encoded, Labelled, OnePass, Vocabulary, count
+from retromae.objectives.base import AutoEncoder, Batch, Drawn, Encoded, Labelled, Vocabulary, count
 
 
 @dataclass
@@ -39,7 +39,7 @@ class RetroMAEConfig:
     )
 
 
-class RetroMAE(OnePass):
+class RetroMAE(AutoEncoder):
     """The sentence vector of a masked passage, and a weak decoder that must rebuild the passage from it.
 
         h      = Φ_enc(X̃_enc)[CLS]                                   30 % of the words masked
@@ -85,15 +85,8 @@ class RetroMAE(OnePass):
             tensors["decoder_ids"], tensors["decoder_labelled"] = self.mask_words(batch, share, decoder=True)
         return Drawn(tensors, {"encoder": count(labelled), "decoder": count(tensors["decoder_labelled"])})
 
-    def forward(
-        self, batch: Batch, drawn: Drawn | None = None, totals: Mapping[str, Tensor] | None = None
-    ) -> dict[str, Tensor]:
-        drawn = drawn or self.draw(batch)
-        loss, parts = self.vocabulary_losses(self.encode(batch, drawn).parts, totals or drawn.counts)
-        return {"loss": loss, **parts}
-
     def encode(self, batch: Batch, drawn: Drawn) -> Encoded:
-        hidden = self.backbone.encode(drawn.tensors["token_ids"], batch.attention_mask)
+        hidden = self.read(batch, drawn)
         labelled = drawn.tensors["labelled"]
         return Encoded(
             hidden,
@@ -134,19 +127,15 @@ class RetroMAE(OnePass):
             return target
         return 1.0 - (1.0 - target) * progress / schedule
 
-    @torch.no_grad()
-    def measure(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
-        """Losses, accuracies, and `cls_use`: the decoder's loss with another row's sentence vector minus with its
-        own. Near zero means that [CLS] carries nothing, however healthy the losses look."""
-        drawn = self.draw(batch)
-        return self.measure_encoded(batch, drawn, self.encode(batch, drawn))
-
-    def measure_encoded(
-        self, batch: Batch, drawn: Drawn, encoded: Encoded
-    ) -> dict[str, tuple[Tensor, Tensor]]:
-        measures = self.vocabulary_measures(encoded.parts)
-        if batch.token_ids.shape[0] > 1:
-            shuffled = self.rebuild(encoded.hidden[:, 0].roll(1, dims=0), batch, drawn)
-            wrong, items = self.vocabulary_measures([shuffled])["decoder_loss"]
-            measures["cls_use"] = (wrong - measures["decoder_loss"][0], items)
-        return measures
+    def flops(self, rows: int, length: int) -> float:
+        settings, tokens = self.settings, flops.ordinary_tokens(rows, length)
+        # While the schedule lasts, the hidden share is on average half way to everything.
+        hidden = settings.decoder_mlm_probability
+        hidden += (1.0 - hidden) * settings.hide_schedule / 2
+        labels = (settings.encoder_mlm_probability + (1.0 if self.enhanced else hidden)) * tokens
+        return flops.TRAINING * (
+            flops.encoder(self.backbone, rows, length)
+            + flops.embeddings(self.backbone, rows, length)
+            + flops.layers(self.backbone.style, settings.decoder_layers, rows, length)
+            + flops.vocabulary(self.backbone, labels)
+        )

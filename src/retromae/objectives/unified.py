@@ -38,6 +38,7 @@ from retromae.models import checkpoint
 from retromae.models.checkpoint import SENTENCE_FILE, Checkpoint, open_checkpoint
 from retromae.objectives import Batch, Drawn, Objective, Vocabulary, available, load
 from retromae.objectives.base import OnePass
+from retromae.objectives.contrast import Contrastive
 
 _MODEL_FILE = "config_sentence_transformers.json"
 
@@ -110,10 +111,11 @@ class UnifiedEncoder(InputModule):
         clean: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        if not isinstance(objective, OnePass):
+        if not isinstance(objective, OnePass) or isinstance(objective, Contrastive):
             raise UserError(
-                f"{type(objective).__name__} does not get all its losses from one encoder pass (it is no `OnePass`), "
-                "so it cannot be trained together with contrastive learning; choose another, for example retromae."
+                f"{type(objective).__name__} does not get all its losses from one encoder pass over a text (it is no "
+                "`OnePass`, or it compares rows), so it cannot be trained together with contrastive learning; choose "
+                "another, for example retromae."
             )
         self.objective: OnePass = objective
         self.tokenizer: Any = tokenizer
@@ -220,7 +222,7 @@ class UnifiedEncoder(InputModule):
 
     def _masked(self, batch: Batch, drawn: Drawn) -> Tensor:
         """(B, d): [CLS] of the masked texts, as `objective.encode` computes it."""
-        return self.objective.backbone.encode(drawn.tensors["token_ids"], batch.attention_mask)[:, 0]
+        return self.objective.read(batch, drawn)[:, 0]
 
     def _untouched(self) -> Tensor:
         """0, with a gradient of zeros to every parameter outside the encoder: a sum over no elements."""

@@ -38,7 +38,7 @@ class Resumable(_Base):
 
     * A checkpoint is written under a hidden name by all processes, then renamed by one: a folder that has its final
       name is whole.
-    * Dropout is seeded anew for every forward pass from (seed, step, micro-batch, rank). That is the answer to
+    * Dropout is seeded anew for every forward pass from (seed, step, micro-batch, rank, chunk). That is the answer to
       resuming: no generator state is saved, and none is needed.
     """
 
@@ -47,11 +47,14 @@ class Resumable(_Base):
     _micro = -1
 
     def seed_dropout(self, seed: int) -> None:
-        """To be called before every forward pass of a training step."""
+        """To be called before every forward pass of a training step that takes one for a micro-batch."""
         self._micro += 1
-        micro = self._micro % self.args.gradient_accumulation_steps
-        step = self.state.global_step
-        torch.manual_seed(key(seed, int(Stream.DROPOUT), step, micro, distributed.rank()))
+        self.seed_dropout_of(seed, self._micro % self.args.gradient_accumulation_steps)
+
+    def seed_dropout_of(self, seed: int, micro: int, chunk: int = 0) -> None:
+        """The same for a forward pass of the current step that is named: part `chunk` of the micro-batch `micro`."""
+        number = micro + chunk * self.args.gradient_accumulation_steps  # of the pass among those of the step
+        torch.manual_seed(key(seed, int(Stream.DROPOUT), self.state.global_step, number, distributed.rank()))
 
     def complete_checkpoint(self, folder: Path) -> None:
         """What else belongs into a checkpoint; called by the process that writes, before the folder is named."""

@@ -119,7 +119,9 @@ class FinetuneConfig:
     # watching
     logging_steps: int = setting(20, "steps between lines in metrics.jsonl and on the screen")
     eval_split: str = setting("dev", "part of the pairs to measure retrieval on while training")
-    eval_steps: int | None = setting(None, "steps between measurements (default: a tenth of the run)")
+    eval_steps: int | None = setting(
+        None, "steps between measurements (default: a tenth of the run; more where it is slow)"
+    )
     eval_queries: int = setting(500, "queries of a measurement, at most; 0 measures nothing")
     eval_passages: int = setting(
         5_000, "passages searched in a measurement: the judged ones, BM25's best, and random ones"

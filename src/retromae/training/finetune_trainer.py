@@ -26,7 +26,7 @@ from retromae.training.checkpoints import Scheduled
 from retromae.training.contrast import GroupLoss
 from retromae.training.finetune_settings import FinetuneConfig
 from retromae.training.schedule import Clock
-from retromae.training.session import measurements
+from retromae.training.session import measured_every, measurements
 from retromae.training.student import Student
 
 _BEST = "best.json"
@@ -128,7 +128,15 @@ class Best:
         steps: int,
     ) -> None:
         self.config, self.run, self.student, self.judge = config, run, student, judge
-        self.every = config.eval_steps or max(1, steps // 10)
+        self.every = config.eval_steps or measured_every(steps, 10, self._cost())
+
+    def _cost(self) -> float:
+        """How many times the texts of a step a measurement reads."""
+        config = self.config
+        queries = (
+            config.per_device_train_batch_size * distributed.world_size() * config.gradient_accumulation_steps
+        )
+        return (config.eval_passages + config.eval_queries) / (queries * (1 + config.group_size))
 
     @property
     def kept(self) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,14 +21,15 @@ from retromae.core.runs import Outcome, RunFolder, facts_about_here
 from retromae.models.checkpoint import Checkpoint
 from retromae.objectives import Batch, Objective
 from retromae.text.rows import Rows
-from retromae.training.batches import BatchPlan, Padding, RankSampler, RowBatches, loader
+from retromae.training.batches import RankSampler, RowBatches, loader
 from retromae.training.callbacks import Interruption, Stopping, Watching
 from retromae.training.checkpoints import read_state
-from retromae.training.heldout import default_share, split
+from retromae.training.chunks import cut
 from retromae.training.judge import Judge
+from retromae.training.row_plan import RowPlan
 from retromae.training.schedule import Clock
 from retromae.training.session import last_metrics, prepare_folder, required
-from retromae.training.settings import FREE, Resolved
+from retromae.training.settings import Resolved, free_settings
 from retromae.training.start import build_objective, open_start
 from retromae.training.trainer import PretrainTrainer
 
@@ -36,9 +38,12 @@ def pretrain(settings: Resolved, *, resume: bool = False, console: Console | Non
     """Pre-train as `settings` say and leave a run folder; with `resume` go on where one was interrupted."""
     disable_progress_bar()  # type: ignore[no-untyped-call]  # of transformers, for every file it writes
     config = settings.run
+    if config.chunk_tokens < 0:
+        raise UserError(f"chunk_tokens is {config.chunk_tokens}; give 0 for whole batches, or at least 1.")
     run = RunFolder(required(config.output_dir, "output_dir"))
     distributed.start()
-    checkpoint = distributed.first_decides(lambda: prepare_folder(run, settings.flat(), FREE, resume=resume))
+    free = free_settings(config)
+    checkpoint = distributed.first_decides(lambda: prepare_folder(run, settings.flat(), free, resume=resume))
     if run.read_manifest().get("finished"):
         return Outcome(run.path, int(run.read_manifest()["steps"]), True, None, last_metrics(run))
     rows = Rows.open(required(config.rows, "rows"))
@@ -66,12 +71,9 @@ class _Session:
         self.device_is_gpu = torch.cuda.is_available()
         if config.gradient_checkpointing:
             objective.backbone.gradient_checkpointing()
-        self.padding = self._padding()
-        share = default_share(len(rows)) if config.holdout is None else config.holdout
-        self.train_rows, self.held_out = split(rows, share, config.eval_rows)
-        if not len(self.train_rows):
-            raise UserError(f"'{config.rows}' has no rows left to train on; lower holdout.")
-        self.plan = self._plan()
+        work = RowPlan.of(config, rows, start.tokenizer, objective.backbone.max_length)
+        self.padding, self.plan = work.padding, work.batches
+        self.train_rows, self.held_out = work.train_rows, work.held_out
         self.epochs, self.total_steps = self._length()
         self.clock = Clock(
             total_steps=self.total_steps,
@@ -84,37 +86,6 @@ class _Session:
         )
 
     # -- set-up -------------------------------------------------------------------------------------------------
-
-    def _padding(self) -> Padding:
-        config, tokenizer = self.config, self.start.tokenizer
-        if config.max_seq_length > self.objective.backbone.max_length:
-            raise UserError(
-                f"max_seq_length is {config.max_seq_length}, but this model has positions for "
-                f"{self.objective.backbone.max_length} tokens; lower it."
-            )
-        multiple = config.pad_to_multiple_of or (8 if self.device_is_gpu else 1)
-        return Padding(
-            tokenizer.cls_token_id,
-            tokenizer.sep_token_id,
-            tokenizer.pad_token_id,
-            config.max_seq_length,
-            multiple,
-        )
-
-    def _plan(self) -> BatchPlan:
-        config = self.config
-        lengths = self.rows.lengths[self.train_rows]
-        mean = float(self.padding.length(lengths).mean())
-        budget = config.tokens_per_batch or round(config.per_device_train_batch_size * mean)
-        world = distributed.world_size()
-        return BatchPlan(
-            self.train_rows,
-            lengths,
-            self.padding,
-            budget,
-            config.seed,
-            batches_per_step=world * config.gradient_accumulation_steps,
-        )
 
     def _length(self) -> tuple[int | None, int | None]:
         """(passes over the rows or None for endless, optimiser steps or None where time alone ends the run)"""
@@ -175,6 +146,7 @@ class _Session:
             run=self.run,
             clock=self.clock,
             batches=self._batches,
+            cut=partial(cut, tokens=self.config.chunk_tokens, multiple=self.padding.multiple),
             evaluate=self.judge.measure if len(self.held_out) else None,
             after_evaluation=self.judge.judge,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,12 @@ from typing import Any
 from retromae.core.config import read_yaml
 from retromae.core.errors import UserError
 from retromae.core.runs import RunFolder
+
+
+def measured_every(steps: int, times: int, cost: float) -> int:
+    """Steps between measurements: `times` in a run, or fewer, so that they never take more than half as long as the
+    training. `cost` is how much more a measurement reads than a step, without going backward: a third of the work."""
+    return max(1, steps // times, math.ceil(2 * cost / 3))
 
 
 def required(value: str, name: str) -> str:

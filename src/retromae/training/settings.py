@@ -38,6 +38,11 @@ class PretrainConfig:
         None, "token budget of a batch on one device, padding included; overrides per_device_train_batch_size"
     )
     gradient_accumulation_steps: int = setting(1, "batches per optimiser step on one device")
+    chunk_tokens: int = setting(
+        0,
+        "tokens of one forward pass, padding included: a batch goes through in such chunks, in the memory of one, "
+        "to the same result; 0: whole",
+    )
     pad_to_multiple_of: int | None = setting(None, "round lengths up to this; default 8 on a GPU, 1 on a CPU")
     dataloader_num_workers: int = setting(1, "processes that read rows; 0 reads in the training process")
 
@@ -101,6 +106,11 @@ FREE = {
     "report_to",
     "output_dir",
 }
+
+
+def free_settings(config: PretrainConfig) -> set[str]:
+    """FREE, and without dropout, which is drawn for every forward pass, how a batch is cut into those."""
+    return FREE | {"chunk_tokens"} if config.dropout == 0.0 else FREE
 
 
 def with_objective(values: Mapping[str, Any], name: str) -> dict[str, Any]:

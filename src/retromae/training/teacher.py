@@ -27,7 +27,7 @@ from retromae.training.cross_encoder import is_cross_encoder, open_cross_encoder
 from retromae.training.reranking import Reranking
 from retromae.training.schedule import Clock
 from retromae.training.scores import score_candidates
-from retromae.training.session import last_metrics, prepare_folder, required
+from retromae.training.session import last_metrics, measured_every, prepare_folder, required
 from retromae.training.teacher_data import TeacherData, measuring, open_data
 from retromae.training.teacher_groups import GroupPlan, Groups, GroupTexts, ShareOfPlan
 from retromae.training.teacher_settings import FREE, TeacherConfig, check
@@ -167,7 +167,7 @@ class _Session:
             logging_steps=config.logging_steps,
             logging_nan_inf_filter=False,
             eval_strategy=measures,
-            eval_steps=config.eval_steps or (max(1, self.total_steps // 5) if self.total_steps else 500),
+            eval_steps=config.eval_steps or self._measured_every(),
             eval_on_start=measures == "steps" and self.run.latest() is None,
             save_strategy="steps",
             save_steps=config.save_steps,
@@ -179,6 +179,14 @@ class _Session:
             ddp_broadcast_buffers=False,
             use_cpu=not torch.cuda.is_available(),
         )
+
+    def _measured_every(self) -> int:
+        if not self.total_steps:
+            return 500
+        config = self.config
+        pairs = len(self.evaluator.passages) if isinstance(self.evaluator, Reranking) else 0
+        per_step = config.per_device_train_batch_size * config.train_group_size * self.plan.batches_per_step
+        return measured_every(self.total_steps, 5, pairs / per_step)
 
     def _batches(self, first_step: int) -> DataLoader[dict[str, Any]]:
         share = ShareOfPlan(

@@ -68,7 +68,9 @@ class TeacherConfig:
     )
     eval_queries: int = setting(300, "queries of a measurement, at most; 0 measures nothing")
     eval_depth: int = setting(50, "candidates of each of them that are ordered, besides its answers")
-    eval_steps: int | None = setting(None, "steps between measurements (default: a fifth of the run, or 500)")
+    eval_steps: int | None = setting(
+        None, "steps between measurements (default: a fifth of the run; more where it is slow)"
+    )
     keep_best: bool = setting(True, "model/ is the best measured checkpoint, not the last")
     early_stopping_patience: int | None = setting(
         None, "stop after so many measurements without a better one"

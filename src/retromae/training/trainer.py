@@ -6,12 +6,15 @@ a run a pure function of its settings and step:
 * batches come from a `BatchPlan`, named by step, so nothing is skipped or replayed on resuming;
 * an objective's masks are drawn from (seed, epoch, row), and the items of a whole optimiser step are counted over
   all its micro-batches and processes before the first forward pass, so that means are exact;
+* an objective that compares rows compares all those of an optimiser step (`objectives.contrast`);
+* a batch is computed in chunks that fit the machine (`chunks.cut`), and the result is the same;
 * checkpoints are whole and dropout is seeded (`Resumable`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,8 +28,10 @@ from retromae.core import distributed
 from retromae.core.errors import UserError
 from retromae.core.files import write_json
 from retromae.core.runs import RunFolder
-from retromae.objectives import Batch, Drawn, Objective
+from retromae.objectives import Batch, Objective
+from retromae.objectives.contrast import Contrastive, over_the_step
 from retromae.training.checkpoints import Clocked
+from retromae.training.chunks import Chunk
 from retromae.training.schedule import Clock
 
 WEIGHTS_NAME = "objective.safetensors"
@@ -36,7 +41,10 @@ Evaluate = Callable[[Objective], dict[str, float]]
 
 
 class PretrainTrainer(Clocked, Trainer):
-    """Trains an `Objective` on micro-batches that come in order from `batches(first_step)`."""
+    """Trains an `Objective` on micro-batches that come in order from `batches(first_step)`.
+
+    `cut` gives the parts of one that are computed one after the other.
+    """
 
     def __init__(
         self,
@@ -46,6 +54,7 @@ class PretrainTrainer(Clocked, Trainer):
         run: RunFolder,
         clock: Clock,
         batches: Callable[[int], DataLoader[Batch]],
+        cut: Callable[[Batch], list[Batch]] = lambda batch: [batch],
         evaluate: Evaluate | None = None,
         after_evaluation: Callable[[PretrainTrainer, dict[str, float]], None] | None = None,
     ) -> None:
@@ -59,7 +68,7 @@ class PretrainTrainer(Clocked, Trainer):
         self.clock = clock
         self.kept: dict[str, Any] = {}  # small state that checkpoints keep: best score, patience, …
         self._fresh_tokens: Tensor | float = 0.0  # since then, on the device
-        self._batches = batches
+        self._batches, self._cut = batches, cut
         self._evaluate_with = evaluate
         self._after_evaluation = after_evaluation
         self._sums: dict[str, Tensor] = {}  # parts of the loss since the last logging, on the device
@@ -67,6 +76,11 @@ class PretrainTrainer(Clocked, Trainer):
         self._unchecked: tuple[Tensor, Batch] | None = None
         self.model_accepts_loss_kwargs = True  # the loss is normalised over the whole step, here
         self.loss_is_scaled_for_ga = True
+        if args.torch_compile and isinstance(objective, Contrastive):
+            # Two passes, one of them not compiled, must draw dropout alike.
+            from torch._inductor import config
+
+            config.fallback_random = True
 
     # -- batches ------------------------------------------------------------------------------------------------
 
@@ -77,44 +91,77 @@ class PretrainTrainer(Clocked, Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Any]:
-        """One optimiser step's micro-batches of this process, their draws, and the items of all processes."""
+        """One optimiser step's micro-batches of this process, each in chunks, and the items of all processes."""
         progress = self.clock.progress(self.state.global_step)
-        samples: list[tuple[Batch, Drawn]] = []
-        for _ in range(num_batches):
+        samples: list[list[Chunk]] = []
+        for micro in range(num_batches):
             batch = next(epoch_iterator, None)
             if batch is None:
                 break
-            batch = batch.to(device)
             batch.progress = progress
-            samples.append((batch, self.objective.draw(batch)))
+            parts = [part.to(device) for part in self._cut(batch)]
+            samples.append([Chunk(p, self.objective.draw(p), micro, n) for n, p in enumerate(parts)])
         if not samples:
             return [], None
-        names = sorted(samples[0][1].counts)
-        mine = [torch.stack([d.counts[name] for _, d in samples]).sum() for name in names]
-        tokens = torch.stack([batch.attention_mask.sum() for batch, _ in samples]).sum()
+        chunks = [chunk for sample in samples for chunk in sample]
+        if isinstance(self.objective, Contrastive):
+            self._compare_over_the_step(self.objective, chunks)
+        names = sorted(chunks[0].drawn.counts)
+        mine = [torch.stack([chunk.drawn.counts[name] for chunk in chunks]).sum() for name in names]
+        tokens = torch.stack([chunk.batch.attention_mask.sum() for chunk in chunks]).sum()
         totals = distributed.sum_over_ranks(torch.stack([*mine, tokens]))
         self._fresh_tokens = self._fresh_tokens + totals[-1].double()
         return samples, dict(zip(names, totals[:-1].unbind()))
+
+    def _compare_over_the_step(self, objective: Contrastive, chunks: list[Chunk]) -> None:
+        """The first of two passes, where the rows of a step are not all in one chunk."""
+        objective.train()
+        objective.begin_step()
+        if len(chunks) == 1 and self.args.world_size == 1:
+            return
+
+        def before_each(number: int) -> None:
+            self.seed_dropout_of(objective.seed, chunks[number].micro, chunks[number].number)
+
+        with self.accelerator.autocast():
+            over_the_step(
+                objective,
+                [(chunk.batch, chunk.drawn) for chunk in chunks],
+                before_each,
+                gather=distributed.gather_rows,
+                turns=[chunk.micro for chunk in chunks],
+            )
 
     # -- one step -----------------------------------------------------------------------------------------------
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> Tensor:
-        batch, drawn = cast(tuple[Batch, Drawn], inputs)
+        chunks = cast(list[Chunk], inputs)
         model.train()
-        self.seed_dropout(self.objective.seed)
+        losses = []
+        for chunk in chunks:  # processes exchange gradients in the backward pass of the last one
+            with nullcontext() if chunk is chunks[-1] else self.accelerator.no_sync(model):
+                losses.append(self._learn(model, chunk, num_items_in_batch))
+        if isinstance(self.objective, Contrastive):
+            for parameter in self.objective.resting():
+                parameter.grad = None  # rather than zero, with which momentum and decay would go on
+        return torch.stack(losses).sum()
+
+    def _learn(self, model: nn.Module, chunk: Chunk, totals: dict[str, Tensor]) -> Tensor:
+        """Add a chunk's gradient to the step's; its share of the step's loss, times the processes."""
+        self.seed_dropout_of(self.objective.seed, chunk.micro, chunk.number)
         with self.compute_loss_context_manager():
-            parts = model(batch, drawn, num_items_in_batch)
+            parts = model(chunk.batch, chunk.drawn, totals)
         # Processes average their gradients; the parts are already shares of the step's mean.
         loss: Tensor = parts["loss"] * self.args.world_size
-        self._check_finite(loss, batch)
+        self._check_finite(loss, chunk.batch)
         self.accelerator.backward(loss)
         self._keep_parts(parts)
         return loss.detach()
 
     def _check_finite(self, loss: Tensor, batch: Batch) -> None:
-        """Stop at a loss that is no number. On an accelerator the previous step's loss is looked at, so that the
+        """Stop at a loss that is no number. On an accelerator the previous chunk's loss is looked at, so that the
         device is never waited for."""
         if loss.device.type == "cpu":
             suspect: tuple[Tensor, Batch] | None = (loss.detach(), batch)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -15,14 +17,26 @@ from retromae.training.settings import PretrainConfig, resolve, with_objective
 
 def _panels() -> dict[str, list[Option]]:
     """The flags: those of every run, then those of the objectives that have them."""
-    owners: dict[Option, list[str]] = {}
+    owners: dict[str, list[tuple[str, Option]]] = {}
     for name in available():
         for option in options(load(name).Config):
-            owners.setdefault(option, []).append(name)
+            owners.setdefault(option.name, []).append((name, option))
     panels = {"run": options(PretrainConfig)}
-    for option, names in owners.items():
-        panels.setdefault(f"objective: {', '.join(names)}", []).append(option)
+    for owned in owners.values():
+        panels.setdefault(f"objective: {', '.join(name for name, _ in owned)}", []).append(_merged(owned))
     return panels
+
+
+def _merged(owned: Sequence[tuple[str, Option]]) -> Option:
+    """One flag for a setting that several objectives have, perhaps each with its own meaning and default."""
+    meanings: dict[tuple[str, Any], list[str]] = {}
+    for name, option in owned:
+        meanings.setdefault((option.help, option.default), []).append(name)
+    first = owned[0][1]
+    if len(meanings) == 1:
+        return first
+    told = [f"{', '.join(names)}: {text} (default: {default})" for (text, default), names in meanings.items()]
+    return replace(first, help="; ".join(told), default=None)
 
 
 @with_flags(_panels())
