@@ -110,9 +110,11 @@ def median_of(fn: Callable[[], object], repeats: int, warmup: int = 1) -> Timing
     return alternate({"only": fn}, repeats, warmup)["only"]
 
 
-def matmul_peak(dtype: torch.dtype, device: torch.device | str = "cpu", repeats: int = 10) -> float:
+def matmul_peak(
+    dtype: torch.dtype, device: torch.device | str = "cpu", repeats: int = 10, size: int | None = None
+) -> float:
     """GFLOP/s of the fastest of some large square matrix products: what this machine reaches in practice."""
-    size = 8192 if torch.device(device).type == "cuda" else 2048
+    size = size or (8192 if torch.device(device).type == "cuda" else 2048)
     left = torch.randn(size, size, device=device).to(dtype)
     right = torch.randn(size, size, device=device).to(dtype)
     out = torch.empty(size, size, dtype=dtype, device=device)

@@ -35,9 +35,10 @@ from benchmarks.textbook import (
     textbook_step,
 )
 from retromae.models.backbone import Backbone
-from retromae.objectives import Vocabulary
+from retromae.objectives import Batch, Drawn, Vocabulary
 from retromae.objectives.retromae import RetroMAE, RetroMAEConfig
 from retromae.training.batches import BatchPlan, MicroBatch, Padding, RowBatches
+from retromae.training.chunks import cut
 
 SEED = 0
 Lengths = Callable[[int, int], NDArray[np.int64]]
@@ -77,6 +78,11 @@ CASES = {
     "12x768 30k, MS MARCO-like": Case(12, 768, 30522, common.msmarco_like, 32, 1, 1),
 }
 
+GPU_CASES = {
+    "MS MARCO-like, at most 150": Case(12, 768, 30522, common.msmarco_like, 512),
+    "blocks of 512": Case(12, 768, 30522, lambda n, seed: common.blocks(n), 128),
+}
+
 
 class MemoryRows:
     """Rows in memory, behind the part of `text.rows.Rows` that batches need."""
@@ -92,11 +98,19 @@ class MemoryRows:
 class Ours:
     """One loop of this library: plan, rows, draws, step."""
 
-    def __init__(self, case: Case, rows: list[list[int]], device: str = "cpu", *, multiple: int = 1) -> None:
+    def __init__(
+        self,
+        case: Case,
+        rows: list[list[int]],
+        device: str = "cpu",
+        *,
+        multiple: int = 1,
+        chunk_tokens: int = 0,
+    ) -> None:
         torch.manual_seed(SEED)
         special = SpecialIds()
         vocabulary = case.vocabulary
-        self.device = device
+        self.device, self.multiple, self.chunk_tokens = device, multiple, chunk_tokens
         objective = objective_for(Backbone.from_config(case.config(), dropout=0.0), vocabulary)
         self.objective = objective.to(device)
         self.model: nn.Module = self.objective
@@ -118,21 +132,32 @@ class Ours:
         for _ in range(batches):
             started = time.perf_counter()
             (micro,) = next(self.batches)
-            batch = self.dataset[micro].to(self.device)
-            drawn = self.objective.draw(batch)
-            visible = self.objective.visible(batch)
+            chunks = self.chunks(micro)
+            drawn = [self.objective.draw(chunk) for chunk in chunks]
+            for chunk in chunks:  # drawn again inside the step, as in training: counted in both
+                self.objective.visible(chunk)
             prepared = time.perf_counter()
-            del visible  # drawn again inside the step, as in training: counted in both
-            with self.autocast:
-                loss = self.model(batch, drawn)["loss"]
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.objective.parameters(), 1.0)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+            self.learn(chunks, drawn)
+            self.update()
             step += time.perf_counter() - prepared
             prepare += prepared - started
-            tokens += int(batch.attention_mask.sum())
+            tokens += sum(int(chunk.attention_mask.sum()) for chunk in chunks)
         return tokens, step, prepare
+
+    def chunks(self, micro: MicroBatch) -> list[Batch]:
+        return [chunk.to(self.device) for chunk in cut(self.dataset[micro], self.chunk_tokens, self.multiple)]
+
+    def learn(self, chunks: list[Batch], drawn: list[Drawn]) -> None:
+        totals = {name: torch.stack([one.counts[name] for one in drawn]).sum() for name in drawn[0].counts}
+        for chunk, one in zip(chunks, drawn):
+            with self.autocast:
+                loss = self.model(chunk, one, totals)["loss"]
+            loss.backward()
+
+    def update(self) -> None:
+        nn.utils.clip_grad_norm_(self.objective.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
 
 def objective_for(backbone: Backbone, vocabulary: int) -> RetroMAE:
@@ -208,6 +233,7 @@ def compare(case: Case, rounds: int) -> dict[str, Any]:
 # -- memory -----------------------------------------------------------------------------------------------------
 
 MEMORY_CASE = Case(4, 256, 8192, lambda n, seed: common.blocks(n), 32)
+MEMORY_CHUNK = 2048  # tokens of one forward pass
 
 
 def _textbook_memory() -> None:
@@ -218,11 +244,22 @@ def _our_memory() -> None:
     Ours(MEMORY_CASE, common.random_rows(common.blocks(32), MEMORY_CASE.vocabulary, SEED)).run(2)
 
 
+def _our_memory_in_chunks() -> None:
+    rows = common.random_rows(common.blocks(32), MEMORY_CASE.vocabulary, SEED)
+    Ours(MEMORY_CASE, rows, chunk_tokens=MEMORY_CHUNK).run(2)
+
+
 def memory() -> dict[str, float]:
     """Peak resident memory above the imports of two steps of 32 x 512, each side in a process of its own."""
     textbook = common.peak_memory_cpu(_textbook_memory).added / 2**20
     ours = common.peak_memory_cpu(_our_memory).added / 2**20
-    return {"textbook_mib": textbook, "ours_mib": ours, "ratio": textbook / ours}
+    chunks = common.peak_memory_cpu(_our_memory_in_chunks).added / 2**20
+    return {
+        "textbook_mib": textbook,
+        "ours_mib": ours,
+        "ratio": textbook / ours,
+        f"ours_in_chunks_of_{MEMORY_CHUNK}_mib": chunks,
+    }
 
 
 # -- GPU --------------------------------------------------------------------------------------------------------
@@ -232,11 +269,7 @@ def on_gpu(rounds: int) -> dict[str, Any]:
     """BERT base in bf16 at 150 and 512 tokens, eager and compiled: tokens/s, share of the matrix rate, memory."""
     peak = common.matmul_peak(torch.bfloat16, "cuda")
     results: dict[str, Any] = {"matmul_peak_gflops": peak}
-    for name, lengths, rows in (
-        ("MS MARCO-like, at most 150", common.msmarco_like, 512),
-        ("blocks of 512", lambda n, seed: common.blocks(n), 128),
-    ):
-        case = Case(12, 768, 30522, lengths, rows)
+    for name, case in GPU_CASES.items():
         made = common.random_rows(case.lengths(case.rows * 30, SEED), case.vocabulary, SEED)
         sizes = np.asarray([len(row) + 2 for row in made])
         per_token = common.flops_per_step(case.config(), sizes).total / sizes.sum()
@@ -257,7 +290,7 @@ def on_gpu(rounds: int) -> dict[str, Any]:
             results[f"{name}, {'compiled' if compiled else 'eager'}"] = {
                 "tokens_per_second": speed,
                 "share_of_peak": speed * per_token / 1e9 / peak,
-                "rows": rows,
+                "rows": case.rows,
                 "peak_memory_gib": torch.cuda.max_memory_allocated() / 2**30,
             }
     return results
