@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from docs import make
+from retromae.app.compare.reading import read_comparison
 from retromae.app.flags import find_recipe
 from retromae.app.pipeline import Pipeline, arguments_of
 from retromae.app.verbs import command_of
@@ -26,6 +27,7 @@ from training.runs import write_corpus
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "recipes").glob("*.md")])
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+PUBLISHED = sorted((ROOT / "recipes" / "published").glob("*.yaml"))
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
@@ -78,7 +80,11 @@ def check(command: list[str]) -> None:
     for word in command[1:]:
         if word.startswith("--"):
             assert word.partition("=")[0].replace("-", "_").replace("__", "--", 1) in known, word
-    if command[0] == "pretrain" and len(command) > 1 and not command[1].startswith("--"):
+    if (
+        command[0] in ("pretrain", "pipeline", "compare")
+        and len(command) > 1
+        and not command[1].startswith("--")
+    ):
         find_recipe(command[1])
 
 
@@ -117,13 +123,15 @@ def test_names_in_the_text_exist(page: Path) -> None:
             assert (ROOT / path).exists(), code
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("recipe", [*RECIPES, *PUBLISHED], ids=lambda path: path.stem)
 def test_recipes_resolve(recipe: Path) -> None:
     values = read_yaml(recipe)
     if "stages" in values:
         for stage in Pipeline(values, str(recipe)).stages:
             verb = command_of(stage.verb)
             verb.make_context(stage.verb, arguments_of(verb, stage, str(recipe)))  # refuses unknown flags
+    elif "objectives" in values:
+        read_comparison(values, str(recipe))
     else:
         settings = resolve(values, str(recipe)).flat()
         assert {name: settings[name] for name in values} == values
@@ -141,6 +149,8 @@ def test_the_documents_name_what_there_is() -> None:
         assert f"`{room}/`" in (ROOT / "CONTRIBUTING.md").read_text()
     for recipe in RECIPES:
         assert f"`{recipe.stem}`" in changes
+    for recipe in PUBLISHED:
+        assert f"`{recipe.stem}`" in (ROOT / "docs" / "comparing.md").read_text()
     for objective in available():
         assert f"| `{objective}` |" in guide
     for verb in VERBS:

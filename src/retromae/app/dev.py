@@ -8,17 +8,19 @@ those of the whole corpus; they are for choosing between checkpoints, not for re
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 from sentence_transformers import SentenceTransformer
 
 from retromae.core.distributed import writes
 from retromae.core.draws import Stream, order
 from retromae.core.errors import UserError
 from retromae.core.ranking import Run, id_ranks, top_k
+from retromae.core.runs import Outcome
 from retromae.evaluation.metrics import evaluate_run, metric_name
 from retromae.retrieval.encoder import Encoder
 from retromae.retrieval.lexical import BM25
@@ -26,6 +28,8 @@ from retromae.retrieval.vectors import Vectors
 from retromae.text.layouts import Qrels
 from retromae.text.pairs import Pairs
 from retromae.text.store import Passage
+from retromae.training.finetune import claimed, finetune
+from retromae.training.finetune_settings import FinetuneConfig
 
 _FROM_BM25 = 20  # passages that BM25 finds for each query
 _HELD_OUT = 0.05  # of the training queries, where the data has no part for this
@@ -136,3 +140,22 @@ def _from_bm25(pairs: Pairs, texts: list[str], most: int) -> set[int]:
     for rank in range(_FROM_BM25):
         found |= {numbers[rank] for numbers in ranked if rank < len(numbers) and len(found) < most}
     return found
+
+
+def finetune_on_dev(config: FinetuneConfig, *, resume: bool, console: Console | None = None) -> Outcome:
+    """Fine-tune, measuring retrieval on the dev set that `config` describes while training."""
+    config = replace(config, eval_metric=metric_name(config.eval_metric))
+    folder, _ = claimed(config, resume)  # before the dev set, which takes its time
+    judge, held_out = None, None
+    if config.eval_queries and not folder.read_manifest().get("finished"):
+        judge, held_out = dev_set(
+            config.pairs,
+            config.eval_split,
+            train=config.split,
+            queries=config.eval_queries,
+            passages=config.eval_passages,
+            metric=config.eval_metric,
+            cache=config.cache,
+            seed=config.seed,
+        )
+    return finetune(config, judge=judge, held_out=held_out, resume=resume, console=console)

@@ -98,7 +98,8 @@ def find_recipe(name: str) -> Path:
     if path.is_file():
         return path
     for folder in _BUNDLED:
-        for candidate in (folder / path.name, folder / f"{path.name}.yaml"):
+        names = path.name, f"{path.name}.yaml"
+        for candidate in (place / name for place in (folder, folder / "published") for name in names):
             if candidate.is_file():
                 return candidate
     known = sorted({p.stem for folder in _BUNDLED for p in folder.glob("*.yaml")})

@@ -168,7 +168,7 @@ class _Style(NamedTuple):
 _LATEX = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
     | {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
-    | {"†": "$^\\dagger$", "≤": "$\\leq$", "–": "--"}
+    | {"†": "$^\\dagger$", "≤": "$\\leq$", "–": "--", "−": "$-$"}
 )
 _STYLES: dict[str, _Style] = {
     "text": _Style("*{}".format, str, _text, ("* best of its column.",)),

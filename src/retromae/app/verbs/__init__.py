@@ -11,6 +11,7 @@ import typer
 VERBS = {
     "demo": ("demo", "Search your Python by meaning: everything once, on text that is on every machine."),
     "adapt": ("adapt", "A folder of text in, a proven better retriever out."),
+    "fetch": ("fetch", "A retrieval collection of the hub to a folder."),
     "prepare": ("prepare", "Text to token rows: documents, passages, tokens, on disk."),
     "pretrain": ("pretrain", "Pre-train an encoder for retrieval, from a model or from scratch."),
     "import": ("import_", "Turn a foreign checkpoint into one that loads everywhere."),
@@ -25,6 +26,7 @@ VERBS = {
     "search": ("search", "Find passages by text, and say why they were found."),
     "export": ("export", "Hand an index over to a vector database."),
     "evaluate": ("evaluate", "Measure retrievers against each other: figures, intervals, tests."),
+    "compare": ("compare", "Pre-training objectives against each other, under one budget."),
     "serve": ("serve", "A workbench and an API on this machine: search, compare, judge, watch."),
     "doctor": ("doctor", "Before anything long: what will happen with this text on this machine."),
     "report": ("report", "Write the report of an adapt run again."),

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
 
-from retromae.app.dev import dev_set
 from retromae.app.flags import PrintConfig, SettingsFile, console, ended, split_settings, with_flags
 from retromae.core.config import options, to_yaml
 from retromae.core.errors import UserError
-from retromae.evaluation.metrics import metric_name
 from retromae.training.finetune_settings import FinetuneConfig
 
 Resume = Annotated[bool, typer.Option("--resume", help="go on where the run in output_dir was interrupted")]
@@ -44,20 +41,6 @@ def run(config: FinetuneConfig, resume: bool, print_config: bool = False) -> Non
     for name in ("model_name_or_path", "pairs", "output_dir"):
         if not getattr(config, name):
             raise UserError(f"Please say {name}: give --{name} or write it into the settings file.")
-    from retromae.training.finetune import claimed, finetune
+    from retromae.app.dev import finetune_on_dev
 
-    config = replace(config, eval_metric=metric_name(config.eval_metric))
-    folder, _ = claimed(config, resume)  # before the dev set, which takes its time
-    judge, held_out = None, None
-    if config.eval_queries and not folder.read_manifest().get("finished"):
-        judge, held_out = dev_set(
-            config.pairs,
-            config.eval_split,
-            train=config.split,
-            queries=config.eval_queries,
-            passages=config.eval_passages,
-            metric=config.eval_metric,
-            cache=config.cache,
-            seed=config.seed,
-        )
-    ended(finetune(config, judge=judge, held_out=held_out, resume=resume, console=console))
+    ended(finetune_on_dev(config, resume=resume, console=console))

@@ -8,6 +8,7 @@ import typer
 import yaml
 
 from retromae.app.flags import console, find_recipe
+from retromae.app.forecasts import EncodedPerSecond, Speeds, TokensPerSecond
 from retromae.app.pipeline import REFERENCE, Pipeline
 from retromae.core import distributed
 from retromae.core.config import read_yaml, unknown_key
@@ -25,8 +26,10 @@ def command(
         str | None, typer.Option("--restart", help="make this stage and those after it again")
     ] = None,
     plan: Annotated[
-        bool, typer.Option("--plan", help="show the stages and what is finished, and stop")
+        bool, typer.Option("--plan", help="show the stages, what is finished and what they need, and stop")
     ] = False,
+    tokens_per_second: TokensPerSecond = None,
+    encoded_per_second: EncodedPerSecond = None,
 ) -> None:
     """Run several verbs in a row, from one file. The same command again goes on where it was interrupted."""
     values = read_yaml(find_recipe(recipe))
@@ -41,8 +44,11 @@ def command(
         values[name] = _read(value)
     pipeline = Pipeline(values, recipe)
     if plan:
-        for stage, state in pipeline.states():
-            _say(f"{stage.name:<16} {stage.verb:<10} {state:<12} {stage.folder}")
+        from retromae.app.pipeline_plan import expected_of, plan_lines
+
+        speeds = Speeds.read(tokens_per_second, encoded_per_second)
+        for line in plan_lines(pipeline, expected_of(values, recipe), speeds):
+            _say(line)
         return
     distributed.start()
     if restart:

@@ -1,0 +1,71 @@
+"""A comparison from end to end: what all arms stand on, the arms, the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from retromae.app.compare import ground, report
+from retromae.app.compare.jobs import jobs_of, part_of
+from retromae.app.compare.results import collect
+from retromae.app.compare.running import Runner
+from retromae.app.compare.settings import Comparison
+from retromae.app.compare.work import Interrupted
+from retromae.core import distributed
+from retromae.core.errors import UserError
+
+MARK = "ground.json"  # in a folder that holds a comparison
+
+
+@dataclass(frozen=True)
+class Share:
+    """What this call does of a comparison."""
+
+    part: str | None = None  # 1/2: the first half
+    only: Sequence[str] = ()  # arms
+    restart: bool = False  # throw away what was made with other settings
+
+
+def compare(
+    comparison: Comparison,
+    share: Share,
+    say: Callable[[str], None],
+    console: Console | None = None,
+    reports: Sequence[str] = (),
+) -> int:
+    """Do what is left and write the report; the signal that ended it, otherwise 0."""
+    for path in reports:
+        report.check_ending(path)
+    jobs = part_of(jobs_of(comparison), share.part, share.only)
+    _check_folder(comparison)
+    distributed.start()
+    try:
+        made = ground.prepare(comparison, say, console, restart=share.restart)
+        Runner(comparison, made, say, console, restart=share.restart).run(jobs)
+    except Interrupted as interruption:
+        say("Stopped; go on with the same command.")
+        return interruption.signal
+
+    def write() -> None:
+        findings = collect(comparison)
+        report.write_all(findings)
+        for path in reports:
+            report.write(findings, path)
+        for line in report.summary(findings):
+            say(line)
+        say(f"Written: {comparison.folder / 'report.md'}")
+
+    distributed.first_decides(write)
+    return 0
+
+
+def _check_folder(comparison: Comparison) -> None:
+    folder = comparison.folder
+    if folder.is_dir() and not (folder / MARK).is_file() and not (folder / ".ground.lock").exists():
+        strange = next((path.name for path in folder.iterdir()), None)
+        if strange is not None:
+            raise UserError(
+                f"'{folder}' is not empty ({strange}) and holds no comparison; choose another output_dir."
+            )

@@ -1,0 +1,234 @@
+"""What all arms stand on: data sets of the hub, token rows, and the start, made once and the same for all."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from retromae.app.compare.arms import SHAPE
+from retromae.app.compare.claims import claim
+from retromae.app.compare.settings import Common, Comparison, fetched
+from retromae.app.compare.stages import Ledger, fingerprint
+from retromae.app.compare.work import FREE, budgeted, went_through
+from retromae.core import distributed
+from retromae.core.errors import UserError
+from retromae.core.files import replacing_folder
+from retromae.models.checkpoint import save
+from retromae.models.folders import ModelFolder
+from retromae.text.hub_collections import fetch
+from retromae.text.pairs import Pairs
+from retromae.text.prepare import PrepareConfig
+from retromae.text.prepare import prepare as prepare_rows
+from retromae.text.rows import Rows
+from retromae.training.negatives import mine_bm25
+from retromae.training.pretrain import pretrain
+from retromae.training.settings import PretrainConfig
+from retromae.training.settings import resolve as resolve_settings
+from retromae.training.start import open_start
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Start:
+    """A model to go on from, and what tells whether it changed."""
+
+    model: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Rows for all arms, and the start of each seed."""
+
+    rows: Rows
+    starts: dict[int, Start]
+    negatives: str | None
+    """Mined for all arms."""
+
+
+@contextmanager
+def claimed(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """`claim` for all processes of a group: the first holds the lock."""
+    if distributed.writes():
+        with claim(path, wait=wait) as mine:
+            yield distributed.first_decides(lambda: mine)
+    else:
+        yield distributed.first_decides(lambda: False)
+
+
+def prepare(comparison: Comparison, say: Say, console: Console | None, *, restart: bool) -> Ground:
+    """Make what is not there yet. A second process waits until the first has made it."""
+    with claimed(comparison.folder / ".ground.lock", wait=True):
+        return _Making(comparison, say, console, restart).ground()
+
+
+class _Making:
+    def __init__(self, comparison: Comparison, say: Say, console: Console | None, restart: bool) -> None:
+        self.comparison, self.say, self.console, self.restart = comparison, say, console, restart
+        self.folder = comparison.folder
+        self.ledger = Ledger(self.folder / "ground.json")
+
+    def ground(self) -> Ground:
+        rows, starts = self._rows_and_starts()
+        return Ground(rows, starts, self._negatives())
+
+    def _rows_and_starts(self) -> tuple[Rows, dict[int, Start]]:
+        comparison, common = self.comparison, self.comparison.common
+        for name, source in comparison.data.items():
+            place = fetched(self.folder, name)
+            self._once(f"data {name}", {"source": source}, place, partial(fetch, source))
+        if common is not None and (common.rows or common.prepare):
+            first = self._rows(common.rows, common.prepare, self.folder / "common" / "rows", comparison.model)
+            rows = self._rows(
+                comparison.rows, comparison.prepare, self.folder / "rows", str(first.tokenizer_path)
+            )
+        else:
+            rows = self._rows(comparison.rows, comparison.prepare, self.folder / "rows", comparison.model)
+            first = rows
+        if common is not None:
+            start = self._pretrained(common, first)
+            return rows, dict.fromkeys(comparison.seeds, start)
+        if comparison.model is not None:
+            start = Start(comparison.model, model_fingerprint(comparison.model))
+            return rows, dict.fromkeys(comparison.seeds, start)
+        return rows, {seed: self._fresh(rows, seed) for seed in comparison.seeds}
+
+    def _negatives(self) -> str | None:
+        """What BM25 finds for the queries that are trained on."""
+        comparison, config = self.comparison, self.comparison.negatives
+        if config is None or comparison.finetune is None:
+            return None
+        tuning = comparison.finetune
+        pairs = Pairs.open(tuning["pairs"], tuning.get("split", "train"), cache=tuning.get("cache"))
+        folder = self.folder / "negatives"
+        inputs = {"pairs": pairs.fingerprint, **vars(config)}
+        self._once("negatives", inputs, folder, lambda at: mine_bm25(pairs, config).write(at, pairs))
+        return str(folder)
+
+    def _rows(
+        self, given: str | None, config: PrepareConfig | None, folder: Path, tokenizer: str | None
+    ) -> Rows:
+        if config is None:
+            return Rows.open(str(given))
+        settings = replace(config, out=str(folder))
+        if settings.tokenizer is None and settings.train_tokenizer is None:
+            settings = replace(settings, tokenizer=tokenizer)
+
+        stage, inputs = " ".join(folder.relative_to(self.folder).parts), settings.deciding()
+        self._state(stage, inputs, folder)
+
+        def make() -> None:
+            self.ledger.begin(stage, inputs)
+            prepare_rows(
+                settings, progress=self.console is not None
+            )  # if all is done, looks whether it still holds
+            self.ledger.finish(stage, inputs, {})
+
+        distributed.first_decides(make)
+        rows = Rows.open(folder)
+        self.say(f"rows: {len(rows):,} passages in {folder}")
+        return rows
+
+    def _pretrained(self, common: Common, rows: Rows) -> Start:
+        """The run that all arms go on from."""
+        comparison, folder = self.comparison, self.folder / "common" / "run"
+        origin = (
+            {"model": model_fingerprint(comparison.model)}
+            if comparison.model is not None
+            else comparison.start
+        )
+        values = {"keep_best": False, **common.settings}
+        inputs = {
+            **{"rows": rows.fingerprint, "start": origin, "budget": str(common.budget)},
+            **{name: value for name, value in resolve_settings(values).flat().items() if name not in FREE},
+        }
+        start = Start(str(folder / "model"), fingerprint(inputs))
+        if self._state("common", inputs, folder) == "finished":
+            self.say("common start: finished before")
+            return start
+        distributed.first_decides(lambda: self.ledger.begin("common", inputs))
+        values |= {**comparison.start, "rows": str(rows.path), "output_dir": str(folder)}
+        settings = budgeted(resolve_settings(values, comparison.where), common.budget, rows, set(values))
+        self.say(f"common start: {settings.run.objective}, {common.budget}")
+        resume = (folder / "config.yaml").is_file()
+        went_through(pretrain(settings, resume=resume, console=self.console))
+        distributed.first_decides(lambda: self.ledger.finish("common", inputs, {}))
+        return start
+
+    def _fresh(self, rows: Rows, seed: int) -> Start:
+        """A model from scratch, saved: its weights are the same for all arms of a seed."""
+        pretrain_settings = self.comparison.pretrain
+        shape = {name: self.comparison.start[name] for name in SHAPE if name in self.comparison.start}
+        length = {name: pretrain_settings[name] for name in ("max_seq_length",) if name in pretrain_settings}
+        config = PretrainConfig(rows=str(rows.path), seed=seed, **shape, **length)
+        tokenizer = rows.info.tokenizer_fingerprint if rows.info is not None else rows.fingerprint
+        inputs = {"tokenizer": tokenizer, "seed": seed, **shape, **length}
+
+        def make(folder: Path) -> None:
+            torch.manual_seed(seed)
+            start = open_start(config, rows)
+            recipe = {"objective": None, "settings": {**shape, **length}, "provenance": {"seed": seed}}
+            save(
+                folder,
+                start.backbone,
+                start.tokenizer,
+                {},
+                recipe,
+                config.max_seq_length,
+                name=f"seed-{seed}",
+            )
+
+        folder = self.folder / "starts" / f"seed-{seed}" / "model"
+        self._once(f"start {seed}", inputs, folder, make)
+        return Start(str(folder), fingerprint(inputs))
+
+    # -- once ---------------------------------------------------------------------------------------------------
+
+    def _once(
+        self, stage: str, inputs: Mapping[str, Any], folder: Path, make: Callable[[Path], None]
+    ) -> None:
+        """Let `make` fill a folder that is there whole or not at all."""
+        if self._state(stage, inputs, folder) == "finished":
+            return
+
+        def do() -> None:
+            self.ledger.begin(stage, inputs)
+            with replacing_folder(folder) as temporary:
+                make(temporary)
+            self.ledger.finish(stage, inputs, {})
+
+        self.say(stage)
+        distributed.first_decides(do)
+
+    def _state(self, stage: str, inputs: Mapping[str, Any], folder: Path) -> str:
+        """What is changed is refused, or removed where the person said so."""
+
+        def look() -> str:
+            state = self.ledger.state(stage, inputs)
+            if state == "changed" and not self.restart:
+                raise UserError(
+                    f"{stage} in '{self.folder}' was made with other settings ({self.ledger.changes(stage, inputs)}); "
+                    "choose another output_dir, or make it again with --restart."
+                )
+            if state == "changed":
+                shutil.rmtree(folder, ignore_errors=True)
+            return state if folder.is_dir() else "to do"
+
+        return distributed.first_decides(look)
+
+
+@cache
+def model_fingerprint(model: str) -> str:
+    """Of a local folder its content, of a hub's model its name."""
+    inner = Path(model) / "model"
+    folder = inner if inner.is_dir() else Path(model)
+    return ModelFolder.open(folder).fingerprint if folder.is_dir() else model

@@ -1,0 +1,178 @@
+"""`retromae compare --plan`: what is there, what is to do, what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from retromae.app import forecasts
+from retromae.app.compare.jobs import Job, jobs_of
+from retromae.app.compare.settings import Comparison, EvalSet, fetched
+from retromae.app.forecasts import Need, Speeds, first_known, stated
+from retromae.core.words import roughly
+from retromae.training.settings import PretrainConfig
+
+
+def plan_lines(comparison: Comparison, speeds: Speeds) -> Iterator[str]:
+    yield from _data(comparison)
+    yield f"{'arm':<24} {'seed':>4}  state"
+    jobs = jobs_of(comparison)
+    for job in jobs:
+        yield f"{job.arm.name:<24} {job.seed:>4}  {_state(job, comparison)}"
+    left = [job for job in jobs if _state(job, comparison) != "finished"]
+    pretrained = [job for job in left if job.arm.pretrains]
+    tuned = [job for job in left if job.arm.trains and comparison.finetune is not None]
+    parts = {
+        "common start": _common(comparison),
+        f"pre-training of {len(pretrained)}": _pretraining(comparison).times(len(pretrained)),
+        f"fine-tuning of {len(tuned)}": sum((_finetuning(comparison, job) for job in tuned), Need()),
+        f"tests of {len(left)}": _testing(comparison).times(sum(job.arm.trains for job in left)),
+    }
+    yield ""
+    for name, need in parts.items():
+        yield f"{name:<24} {forecasts.in_words(need, speeds)}"
+    if comparison.budget.kind == "minutes" and pretrained:
+        seconds = 60 * comparison.budget.amount * len(pretrained)
+        yield f"{'':<24} pre-training takes {roughly(seconds)}, as the budget says"
+    total = sum(parts.values(), Need())
+    yield f"{'in all':<24} {total.hours(speeds)}; disk {_disk(comparison, len(jobs))}"
+
+
+def _data(comparison: Comparison) -> Iterator[str]:
+    for name, source in comparison.data.items():
+        there = fetched(comparison.folder, name).is_dir()
+        yield f"data {name}: {source} ({'fetched' if there else 'to be fetched'})"
+    for label, rows, config in (
+        ("rows", comparison.rows, comparison.prepare),
+        *(
+            [("rows of the common start", comparison.common.rows, comparison.common.prepare)]
+            if comparison.common
+            else []
+        ),
+    ):
+        if config is not None:
+            yield f"{label}: prepared from {', '.join(map(_place, config.sources))}"
+        elif rows:
+            yield f"{label}: {_place(rows)}"
+    pairs = (comparison.finetune or {}).get("pairs")
+    if pairs:
+        yield f"pairs: {_place(pairs)}"
+    for test in comparison.tests:
+        yield f"test {test.name}, {', '.join(test.metrics)}: {_place(test.beir)}, {test.split}"
+
+
+def _place(name: str) -> str:
+    if name.startswith("hub:"):
+        return f"{name} (on the hub)"
+    return name if Path(name).exists() else f"{name} (not there yet)"
+
+
+def _state(job: Job, comparison: Comparison) -> str:
+    entries = job.ledger.read()
+    wanted = [f"test {test.name}" for test in comparison.tests]
+    if all("result" in entries.get(name, {}) for name in wanted):
+        return "finished"
+    return "begun" if entries else "to do"
+
+
+# -- needs ------------------------------------------------------------------------------------------------------
+
+
+def _common(comparison: Comparison) -> Need:
+    common = comparison.common
+    if common is None or (comparison.folder / "common" / "run" / "model").is_dir():
+        return Need()
+    rows = stated(comparison.expected, "common", "tokens") or _rows_tokens(comparison)
+    return Need(trained=_budgeted(common.budget.kind, common.budget.amount, common.settings, rows))
+
+
+def _pretraining(comparison: Comparison) -> Need:
+    budget = comparison.budget
+    tokens = _budgeted(budget.kind, budget.amount, comparison.pretrain, _rows_tokens(comparison))
+    return Need(trained=tokens)
+
+
+def _rows_tokens(comparison: Comparison) -> float | None:
+    return first_known(
+        lambda: stated(comparison.expected, "rows", "tokens"),
+        lambda: forecasts.tokens_of(comparison.rows or str(comparison.folder / "rows")),
+    )
+
+
+def _budgeted(kind: str, amount: float, settings: dict[str, object], rows: float | None) -> float | None:
+    """Tokens of one run, at most; minutes and FLOPs say nothing of tokens. `rows` are those of one pass."""
+    if kind == "tokens":
+        return amount
+    if kind == "epochs":
+        return forecasts.product(amount, rows)
+    if kind != "steps":
+        return None if kind == "flops" else 0.0
+    default = PretrainConfig()
+    batch = int(str(settings.get("per_device_train_batch_size", default.per_device_train_batch_size)))
+    length = int(str(settings.get("max_seq_length", default.max_seq_length)))
+    accumulated = int(str(settings.get("gradient_accumulation_steps", 1)))
+    budget = settings.get("tokens_per_batch")
+    return amount * accumulated * (int(str(budget)) if budget else batch * length)
+
+
+def _finetuning(comparison: Comparison, job: Job) -> Need:
+    config = comparison.finetuning(job.arm)
+    queries = first_known(
+        lambda: stated(comparison.expected, "pairs", "queries"),
+        lambda: forecasts.queries_of(config.pairs, config.split),
+    )
+    tokens = forecasts.finetuning_tokens(
+        queries,
+        epochs=config.num_train_epochs,
+        max_steps=config.max_steps,
+        batch=config.per_device_train_batch_size * config.gradient_accumulation_steps,
+        group=config.group_size,
+        lengths=(config.query_max_len, config.passage_max_len),
+    )
+    return Need(trained=tokens)
+
+
+def _testing(comparison: Comparison) -> Need:
+    """Of one arm."""
+    length = int((comparison.finetune or {}).get("passage_max_len", 0)) or PretrainConfig().max_seq_length
+    found = [forecasts.product(_passages(comparison, test), length) for test in comparison.tests]
+    return Need(encoded=None if None in found else sum(tokens for tokens in found if tokens is not None))
+
+
+def _passages(comparison: Comparison, test: EvalSet) -> float | None:
+    return first_known(
+        lambda: stated(comparison.expected, "tests", test.name, "passages"),
+        lambda: forecasts.passages_of(test.beir),
+    )
+
+
+def _disk(comparison: Comparison, jobs: int) -> str:
+    """Rows, the models of every arm, one run's checkpoints, the vectors of one set."""
+    expected = comparison.expected
+    model = comparison.model
+    starts = comparison.folder / "starts" / f"seed-{comparison.seeds[0]}" / "model"
+    parameters = first_known(
+        lambda: stated(expected, "parameters"),
+        lambda: forecasts.parameters_of(model) if model else forecasts.parameters_of(str(starts)),
+    )
+    tokens = _rows_tokens(comparison)
+    largest = [_passages(comparison, test) for test in comparison.tests]
+    most = None if None in largest else max(found for found in largest if found is not None)
+    per_job = 2 if comparison.finetune is not None else 1
+    need = (
+        Need(disk=forecasts.rows_disk(tokens))
+        + Need(disk=forecasts.model_disk(parameters)).times(per_job * jobs)
+        + Need(disk=forecasts.training_disk(parameters))
+        + Need(disk=forecasts.vectors_disk(most, _dimension(comparison)))
+    )
+    return forecasts.disk(need)
+
+
+def _dimension(comparison: Comparison) -> float | None:
+    """Of the vectors; a model from scratch has the size that its shape says."""
+    shape = (
+        comparison.start.get("hidden_size", PretrainConfig().hidden_size)
+        if comparison.model is None
+        else None
+    )
+    return first_known(lambda: stated(comparison.expected, "dimension"), lambda: shape)

@@ -1,0 +1,66 @@
+"""What is done of a piece of work, and what it was done with.
+
+A `Ledger` is a small file beside the work. A stage enters its inputs before it begins and what came of it when it is
+finished; a stage whose inputs have changed since is not taken for finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from retromae.core.errors import UserError
+from retromae.core.files import write_json
+
+State = Literal["to do", "interrupted", "finished", "changed"]
+
+
+def fingerprint(inputs: Mapping[str, Any]) -> str:
+    text = json.dumps(dict(inputs), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Ledger:
+    """Stages by name, in one JSON file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> dict[str, Any]:
+        if not self.path.is_file():
+            return {}
+        try:
+            return dict(json.loads(self.path.read_text(encoding="utf-8")))
+        except ValueError:
+            raise UserError(f"{self.path} is damaged; remove the folder that it lies in.") from None
+
+    def state(self, stage: str, inputs: Mapping[str, Any]) -> State:
+        entry = self.read().get(stage)
+        if entry is None:
+            return "to do"
+        if entry["inputs"] != _plain(inputs):
+            return "changed"
+        return "finished" if "result" in entry else "interrupted"
+
+    def changes(self, stage: str, inputs: Mapping[str, Any]) -> str:
+        """What is different now, in words."""
+        before, now = self.read()[stage]["inputs"], _plain(inputs)
+        names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        return "; ".join(f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in names)
+
+    def result(self, stage: str) -> dict[str, Any]:
+        return dict(self.read()[stage]["result"])
+
+    def begin(self, stage: str, inputs: Mapping[str, Any]) -> None:
+        write_json(self.path, {**self.read(), stage: {"inputs": _plain(inputs)}})
+
+    def finish(self, stage: str, inputs: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+        write_json(self.path, {**self.read(), stage: {"inputs": _plain(inputs), "result": _plain(result)}})
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON gives them back."""
+    return dict(json.loads(json.dumps(dict(values), default=str)))

@@ -1,0 +1,83 @@
+"""retromae compare"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from retromae.app.flags import console, find_recipe
+from retromae.app.forecasts import EncodedPerSecond, Speeds, TokensPerSecond
+from retromae.core.config import read_yaml
+from retromae.core.distributed import writes
+
+
+def command(
+    recipe: Annotated[str, typer.Argument(help="YAML with a comparison, or the name of a recipe")],
+    objectives: Annotated[
+        str | None, typer.Option(help="arms, with commas between: names of the recipe, or objectives")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="how many seeds, from 1 on")] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="what each arm may spend on pre-training: 20M-tokens, 3e15-flops, 30-minutes, 500-steps, 8-epochs"
+        ),
+    ] = None,
+    output_dir: Annotated[str | None, typer.Option("--output_dir", help="folder for everything")] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="arm that the others are tested against (default: the best)")
+    ] = None,
+    set: Annotated[
+        list[str] | None, typer.Option("--set", help="name=value, or section.name=value, over the file's")
+    ] = None,
+    report: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--report",
+            help="write the report there, too: .md (a picture beside it), .tex, .txt, .json, .svg, .png",
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="work on this arm alone; the report has all")
+    ] = None,
+    part: Annotated[
+        str | None, typer.Option("--part", help="of several machines, this one's share: 1/2")
+    ] = None,
+    restart: Annotated[
+        bool,
+        typer.Option("--restart", help="throw away what was made with other settings, and make it again"),
+    ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="show what is there, what is to do and what it needs, and stop")
+    ] = False,
+    tokens_per_second: TokensPerSecond = None,
+    encoded_per_second: EncodedPerSecond = None,
+) -> None:
+    """Compare pre-training objectives under one budget. The same command again goes on; several share the work."""
+    from retromae.app.compare.compare import Share, compare
+    from retromae.app.compare.plan import plan_lines
+    from retromae.app.compare.reading import put, read_comparison
+
+    values = read_yaml(find_recipe(recipe))
+    for item in set or []:
+        put(values, item, recipe)
+    given = {"seeds": seeds, "budget": budget, "output_dir": output_dir, "reference": reference}
+    values |= {name: value for name, value in given.items() if value is not None}
+    chosen = [name.strip() for name in objectives.split(",") if name.strip()] if objectives else None
+    if chosen and reference is None and values.get("reference") not in chosen:
+        values.pop("reference", None)  # the recipe's takes no part
+    comparison = read_comparison(values, recipe, objectives=chosen)
+    if plan:
+        for line in plan_lines(comparison, Speeds.read(tokens_per_second, encoded_per_second)):
+            _say(line)
+        return
+    share = Share(part, only or [], restart)
+    signal = compare(comparison, share, _say, console, report or [])
+    if signal:
+        raise typer.Exit(128 + signal)
+
+
+def _say(line: Any) -> None:
+    if writes():
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
