@@ -92,7 +92,7 @@ class Need:
 def needs(objective: RetroMAE, lengths: Iterable[int]) -> dict[str, Need]:
     """Of one step on rows of these lengths, special tokens included: by part, where there is anything to count."""
     backbone, settings = objective.backbone, objective.settings
-    sums: Counter[str] = Counter()
+    sums: defaultdict[str, float] = defaultdict(float)
     for length, rows in Counter(lengths).items():
         attention = flops.attention(backbone.style, rows, length)
         ordinary = flops.ordinary_tokens(rows, length)
@@ -164,7 +164,7 @@ def shares_of_time(run: Callable[[], None], device: str) -> dict[str, float]:
         run()
         if device == "cuda":
             torch.cuda.synchronize()
-    events = [event for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CPU]
+    events = [event for event in profiler.events() if event.device_type.name == "CPU"]
     # A backward operation has the number of the forward one that made it: the last one recorded under that number,
     # since whatever makes nothing to go back through does not count on.
     made = [event for event in events if event.sequence_nr >= 0 and not _goes_back(event)]
@@ -211,9 +211,9 @@ def measure(case: Case, device: str, ceilings: Ceilings, options: argparse.Names
     step = Step(case, device, options.batches, options.chunk_tokens)
     timing = common.median_of(step.run, options.rounds)
     shares = shares_of_time(step.run, device)
-    counted: Counter[str] = Counter()
+    counted: defaultdict[str, float] = defaultdict(float)
     gflops = ceilings.bf16_gflops if device == "cuda" else ceilings.fp32_gflops
-    needed: Counter[str] = Counter()
+    needed: defaultdict[str, float] = defaultdict(float)
     for lengths in step.lengths:
         for part, need in needs(step.objective, lengths).items():
             needed[part] += need.seconds(gflops, ceilings.copy_gb_per_second)

@@ -170,6 +170,17 @@ def test_heads_are_the_parts_besides_the_backbone(name: str, tiny_folder: Callab
 
 
 @pytest.mark.parametrize("name", available())
+def test_a_row_alone_has_the_same_measures(name: str, tiny_folder: Callable[[str], Path]) -> None:
+    """Processes add them up by name; what needs another row counts nothing."""
+    objective = make(tiny_folder("bert"), name)
+    alone, among = (objective.measure(batch_of(PASSAGES[:rows], 0)) for rows in (1, 3))
+    assert alone.keys() == among.keys()
+    for figure in {"cls_use", "row_cosine"} & alone.keys():
+        value, items = alone[figure]
+        assert items == 0 and abs(value.item()) < 1e-5
+
+
+@pytest.mark.parametrize("name", available())
 def test_measures_are_sums_over_rows(name: str, tiny_folder: Callable[[str], Path]) -> None:
     objective = make(tiny_folder("bert"), name)
     measures = objective.measure(batch_of(PASSAGES, 0))

@@ -296,10 +296,12 @@ class AutoEncoder(OnePass):
         """Losses, accuracies, and `cls_use`: the decoder's loss with another row's sentence vector minus with its
         own. Near zero means that [CLS] carries nothing, however healthy the losses look."""
         measures = super().measure_encoded(batch, drawn, encoded)
-        if batch.token_ids.shape[0] > 1:
+        right, items = measures["decoder_loss"]
+        wrong, alone = right, batch.token_ids.shape[0] == 1  # no other row's vector to try
+        if not alone:
             shuffled = self.rebuild(encoded.hidden[:, 0].roll(1, dims=0), batch, drawn)
-            wrong, items = self.vocabulary_measures([shuffled])["decoder_loss"]
-            measures["cls_use"] = (wrong - measures["decoder_loss"][0], items)
+            wrong, _ = self.vocabulary_measures([shuffled])["decoder_loss"]
+        measures["cls_use"] = (wrong - right, items * (not alone))
         return measures
 
 

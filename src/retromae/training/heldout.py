@@ -61,7 +61,7 @@ class HeldOut:
         stacked = torch.stack([sums[name] for name in names])
         if shared:
             stacked = distributed.sum_over_ranks(stacked)
-        return {name: float(value / max(1.0, items)) for name, (value, items) in zip(names, stacked.tolist())}
+        return {name: value / items for name, (value, items) in zip(names, stacked.tolist()) if items > 0}
 
     def _batch(self, rows: Indices, device: torch.device) -> Batch:
         batch = self.dataset[MicroBatch(0, rows)].to(device)
