@@ -68,7 +68,7 @@ def test_both_passes_of_a_step_draw_the_same_dropout(
     train(values | {"chunk_tokens": chunk_tokens})
     parts = range(9 if chunk_tokens else 1)
     names = {
-        key(42, int(Stream.DROPOUT), step, micro, 0, part): (step, micro, part)
+        key(42, int(Stream.DROPOUT), step, micro + part * accumulation, 0): (step, micro, part)
         for step in range(4)
         for micro in range(accumulation)
         for part in parts
