@@ -126,7 +126,8 @@ def others_slow(names: Iterable[str], fast: str) -> list[Any]:
     return [pytest.param(name, marks=[] if name == fast else pytest.mark.slow) for name in names]
 
 
-@pytest.mark.parametrize("name", others_slow(VARIANTS, "cached"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIANTS)
 def test_a_killed_run_ends_with_the_same_weights(
     tiny_folder: Tiny, data: Path, cache: Path, tmp_path: Path, name: str
 ) -> None:

@@ -141,6 +141,7 @@ def test_the_command_line_mines_and_says_what_it_dropped(
         command_of("mine").main([*map(str, arguments[1:]), "--cache", str(cache)], standalone_mode=False)
 
 
+@pytest.mark.slow
 def test_two_processes_mine_the_same(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
     data, cache = write_collection(tmp_path / "data"), tmp_path / "cache"
     found = {}

@@ -87,12 +87,11 @@ def test_the_model_loads_everywhere(given: Settings, tmp_path: Path) -> None:
 
 # What makes a run of a few steps go through all that an objective does.
 BUSY: dict[str, dict[str, Any]] = {"laprador": {"turn_steps": 2, "pool_size": 40}}
-QUICK = ("retromae", "laprador")  # one that rebuilds, one that compares rows and keeps more than weights
 
 
 @pytest.mark.parametrize(
     "objective",
-    [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in available()],
+    [pytest.param(name, marks=[] if name == "retromae" else pytest.mark.slow) for name in available()],
 )
 def test_resumed_equals_undisturbed_bit_for_bit_with_dropout(
     objective: str, given: Settings, tmp_path: Path
@@ -170,6 +169,7 @@ class Counting(Objective):
 '''
 
 
+@pytest.mark.slow
 def test_an_objective_in_a_file_of_its_own_needs_nothing_else(given: Settings, tmp_path: Path) -> None:
     """Its settings, its parts, killing, resuming and continuing work as those of the package do."""
     own = tmp_path / "own.py"
@@ -213,7 +213,7 @@ def test_killed_five_times_at_random_moments(given: Settings, tmp_path: Path) ->
     assert runs.identical(runs.weights(tmp_path / "run"), runs.weights(tmp_path / "whole"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_leaves_a_checkpoint_and_resume_goes_on(
     number: signal.Signals, given: Settings, tmp_path: Path
 ) -> None:
