@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from retromae.core import files
-from retromae.core.files import replacing_folder, restore
+from retromae.core.files import remove_folder, replacing_folder, restore
 
 # Replaces a folder, and kills itself instead of renaming for the n-th time, or after it did.
 WRITER = """
@@ -156,3 +156,13 @@ def test_a_full_disk_is_one_sentence_on_the_command_line(small_disk: Path, tmp_p
         check=False,
     )
     assert done.returncode == 2 and "the disk is full" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_folder_is_removed_with_what_a_killed_removal_left(tmp_path: Path) -> None:
+    folder = tmp_path / "vectors"
+    remove_folder(folder)  # it need not be there
+    (folder / "shard").mkdir(parents=True)
+    (tmp_path / ".vectors.1.tmp" / "shard").mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    remove_folder(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]

@@ -67,6 +67,15 @@ def remove_left_overs(path: str | Path) -> None:
         shutil.rmtree(left_over)
 
 
+def remove_folder(path: str | Path) -> None:
+    """Remove a folder that need not be there. It loses its name first: whoever is killed leaves no half of it."""
+    path = Path(path)
+    remove_left_overs(path)
+    with suppress(FileNotFoundError):
+        os.replace(path, doomed := _temporary(path))
+        shutil.rmtree(doomed)
+
+
 def _set_aside(path: Path) -> Path:
     return path.with_name(f".{path.name}.old")
 

@@ -28,7 +28,10 @@ from retromae.training.distil import distillation
 from retromae.training.finetune_settings import FinetuneConfig
 
 WEIGHTS_NAME, RECORD = "student.safetensors", "finetuning.json"
-CPU_TOKENS, GPU_TOKENS = 1024, 65536  # of one forward pass; texts of like length go together, so smaller passes are padded less
+CPU_TOKENS, GPU_TOKENS = (
+    1024,
+    65536,
+)  # of one forward pass; texts of like length go together, so smaller passes are padded less
 _REDUCTION_PASSAGES = 4096
 
 

@@ -24,7 +24,7 @@ from retromae.app.adapt.start import open_base
 from retromae.app.doctor.examine import MEASURING, examine
 from retromae.app.report.page import write_report
 from retromae.core.config import read_yaml
-from retromae.core.files import replacing_folder
+from retromae.core.files import remove_folder, replacing_folder
 from retromae.core.runs import Outcome, RunFolder
 from retromae.models.averaging import RECIPE_FILE, average
 from retromae.retrieval.embed import embed_corpus
@@ -250,7 +250,7 @@ class Work:
         store = embed_corpus(encoder, lambda: passages_of(self.run), vectors, progress=True)
         assert store is not None
         build_index(store, folder, "flat" if len(store) <= _FLAT else "hnsw")
-        shutil.rmtree(vectors)
+        remove_folder(vectors)
 
     def report(self) -> None:
         write_report(self.run)

@@ -24,7 +24,7 @@ from retromae.app.evaluate import EvaluateConfig, evaluate
 from retromae.app.reports import warnings_of
 from retromae.core import distributed
 from retromae.core.errors import UserError
-from retromae.core.files import file_sha256, replacing_folder, write_json
+from retromae.core.files import file_sha256, remove_folder, replacing_folder, write_json
 from retromae.core.runs import RunFolder
 from retromae.text.pairs import Pairs
 from retromae.training.finetune_settings import FinetuneConfig
@@ -255,7 +255,7 @@ class Runner:
             for number, result in enumerate(results):
                 result.save(temporary / f"{number}.json")
             write_json(temporary / FACTS, facts)
-        shutil.rmtree(vectors, ignore_errors=True)
+        remove_folder(vectors)
         return facts
 
 
