@@ -6,11 +6,10 @@ import json
 import os
 import random
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-from training.runs import NOUNS, VERBS, environment
+from training.runs import NOUNS, VERBS, environment, launch, python
 
 SPLITS = {"train": 36, "dev": 12, "test": 12}
 
@@ -74,19 +73,12 @@ def flags(values: dict[str, Any]) -> list[str]:
 
 def retromae(*arguments: Any, cache: Path, processes: int = 0) -> subprocess.CompletedProcess[str]:
     """The command line in a process of its own, or in several under torchrun."""
-    return subprocess.run(
-        command(*arguments, processes=processes),
-        capture_output=True,
-        text=True,
-        env=surroundings(cache),
-        check=False,
-        timeout=300,
-    )
+    words = ["-m", "retromae", *map(str, arguments)]
+    return launch(words, processes=processes, RETROMAE_CACHE=str(cache))
 
 
 def command(*arguments: Any, processes: int = 0) -> list[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    return [sys.executable, *(launcher if processes else []), "-m", "retromae", *map(str, arguments)]
+    return python(["-m", "retromae", *map(str, arguments)], processes)
 
 
 def surroundings(cache: Path) -> dict[str, str]:

@@ -7,13 +7,18 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
+from retromae.core.runs import Outcome
 from retromae.text.rows import PrepareConfig, prepare
+from retromae.training.pretrain import pretrain
+from retromae.training.settings import resolve
 
 NOUNS = ["river", "stone", "bridge", "lantern", "garden", "winter", "letter", "window", "teacher", "harbour"]
 VERBS = ["carries", "follows", "paints", "repairs", "forgets", "answers", "crosses", "measures", "warms"]
@@ -78,16 +83,31 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "200"}
 
 
-def run(values: dict[str, Any], *more: str) -> subprocess.CompletedProcess[str]:
-    """`retromae pretrain` in a process of its own."""
+def python(arguments: Sequence[str], processes: int = 0) -> list[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    return [sys.executable, *(launcher if processes else []), *arguments]
+
+
+def launch(arguments: Sequence[str], *, processes: int = 0, **more: str) -> subprocess.CompletedProcess[str]:
+    """Python in a process of its own, or in several under torchrun; `more` goes into its environment."""
     return subprocess.run(
-        [sys.executable, *command(values, *more)],
+        python(arguments, processes),
         capture_output=True,
         text=True,
-        env=environment(),
+        env={**environment(), **more},
         check=False,
         timeout=300,
     )
+
+
+def run(values: dict[str, Any], *more: str, processes: int = 0) -> subprocess.CompletedProcess[str]:
+    """`retromae pretrain`, in processes of its own."""
+    return launch(command(values, *more), processes=processes)
+
+
+def train(values: dict[str, Any], *, resume: bool = False) -> Outcome:
+    """The same in this process."""
+    return pretrain(resolve(values), resume=resume)
 
 
 def start(values: dict[str, Any], *more: str) -> subprocess.Popen[str]:
@@ -109,6 +129,20 @@ def weights(run_folder: Path) -> dict[str, torch.Tensor]:
 
 def metrics(run_folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def check_same_way(one: Path, two: Path, names: Iterable[str], *, rel: float, abs: float = 0.0) -> None:
+    """Both runs logged the same steps, and of what is named the same values."""
+    mine, theirs = metrics(one), metrics(two)
+    assert [record["step"] for record in mine] == [record["step"] for record in theirs]
+    for a, b in zip(mine, theirs):
+        for name in set(names) & a.keys():
+            assert b[name] == pytest.approx(a[name], rel=rel, abs=abs), (a["step"], name)
+
+
+def check_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], *, atol: float) -> None:
+    for name, tensor in a.items():
+        torch.testing.assert_close(tensor, b[name], rtol=1e-2, atol=atol)
 
 
 def identical(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:

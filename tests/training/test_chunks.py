@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,8 +19,6 @@ from retromae.core.errors import UserError
 from retromae.objectives import Batch, Objective
 from retromae.objectives.contrast import Contrastive, over_the_step
 from retromae.training.chunks import cut
-from retromae.training.pretrain import pretrain
-from retromae.training.settings import resolve
 from training import runs
 
 Settings = Callable[..., dict[str, Any]]
@@ -97,11 +93,6 @@ def test_cut_or_not_a_step_is_the_same(
         torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-8)
 
 
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Callable[[str], Path]) -> Path:
-    return runs.prepare_rows(tmp_path_factory.mktemp("data"), tiny_folder("bert"))
-
-
 @pytest.fixture
 def given(rows: Path, tiny_folder: Callable[[str], Path], tmp_path: Path) -> Settings:
     return lambda **changed: (
@@ -109,10 +100,6 @@ def given(rows: Path, tiny_folder: Callable[[str], Path], tmp_path: Path) -> Set
         | {"keep_best": False, "holdout": 0.0, "chunk_tokens": 150}
         | changed
     )
-
-
-def train(values: dict[str, Any], *, resume: bool = False) -> Any:
-    return pretrain(resolve(values), resume=resume)
 
 
 def go_back(run: Path, step: int) -> None:
@@ -129,8 +116,8 @@ def go_back(run: Path, step: int) -> None:
 @pytest.mark.parametrize("objective", ["retromae", "laprador"])
 def test_a_run_in_parts_does_what_a_whole_one_does(objective: str, given: Settings, tmp_path: Path) -> None:
     common = {"objective": objective, "dropout": 0.0, "gradient_accumulation_steps": 2, "max_steps": 6}
-    train(given(**common))
-    train(given(**common, chunk_tokens=0, output_dir=str(tmp_path / "whole")))
+    runs.train(given(**common))
+    runs.train(given(**common, chunk_tokens=0, output_dir=str(tmp_path / "whole")))
     parts, whole = runs.metrics(tmp_path / "run"), runs.metrics(tmp_path / "whole")
     assert len(parts) == len(whole) == 3
     for mine, theirs in zip(parts, whole):
@@ -141,34 +128,34 @@ def test_a_run_in_parts_does_what_a_whole_one_does(objective: str, given: Settin
 
 def test_resumed_equals_undisturbed_and_keeps_its_parts(given: Settings, tmp_path: Path) -> None:
     values = given(dropout=0.2, save_total_limit=9)
-    train(values)
+    runs.train(values)
     run = tmp_path / "run"
     weights = runs.weights(run)
     go_back(run, 6)
     with pytest.raises(UserError, match="chunk_tokens was 150, is 50"):
-        train(values | {"chunk_tokens": 50}, resume=True)
-    train(values, resume=True)
+        runs.train(values | {"chunk_tokens": 50}, resume=True)
+    runs.train(values, resume=True)
     assert runs.identical(runs.weights(run), weights)
     assert "chunk_tokens: 150" in (run / "config.yaml").read_text()
 
 
 def test_without_dropout_a_run_may_go_on_in_other_parts(given: Settings, tmp_path: Path) -> None:
     values = given(dropout=0.0, save_total_limit=9)
-    train(values)
+    runs.train(values)
     weights = runs.weights(tmp_path / "run")
     go_back(tmp_path / "run", 6)
-    train(values | {"chunk_tokens": 0}, resume=True)
+    runs.train(values | {"chunk_tokens": 0}, resume=True)
     for name, tensor in runs.weights(tmp_path / "run").items():
         torch.testing.assert_close(tensor, weights[name], rtol=1e-2, atol=5e-4)
 
 
 def test_dropout_falls_differently_in_every_part(given: Settings, tmp_path: Path) -> None:
     for name, tokens in (("a", 150), ("b", 50)):
-        train(given(dropout=0.2, max_steps=2, chunk_tokens=tokens, output_dir=str(tmp_path / name)))
+        runs.train(given(dropout=0.2, max_steps=2, chunk_tokens=tokens, output_dir=str(tmp_path / name)))
     a, b = ([r["loss"] for r in runs.metrics(tmp_path / name)] for name in ("a", "b"))
     assert a != pytest.approx(b, rel=1e-4)
     with pytest.raises(UserError, match="chunk_tokens is -1"):
-        train(given(chunk_tokens=-1, output_dir=str(tmp_path / "c")))
+        runs.train(given(chunk_tokens=-1, output_dir=str(tmp_path / "c")))
 
 
 @pytest.mark.slow
@@ -178,23 +165,9 @@ def test_two_processes_with_different_numbers_of_parts(
 ) -> None:
     """They exchange gradients once per batch, and what one process does that accumulates is what they do."""
     settings = {"objective": objective, "dropout": 0.0, "max_steps": 8}
-    train(given(**settings, gradient_accumulation_steps=2, output_dir=str(tmp_path / "one")))
-    values = given(**settings, output_dir=str(tmp_path / "two"))
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617"]
-    done = subprocess.run(
-        [sys.executable, *launcher, *runs.command(values)],
-        capture_output=True,
-        text=True,
-        env=runs.environment(),
-        check=False,
-        timeout=300,
-    )
+    runs.train(given(**settings, gradient_accumulation_steps=2, output_dir=str(tmp_path / "one")))
+    done = runs.run(given(**settings, output_dir=str(tmp_path / "two")), processes=2)
     assert done.returncode == 0, done.stderr
-    one, two = runs.metrics(tmp_path / "one"), runs.metrics(tmp_path / "two")
-    assert [r["step"] for r in one] == [r["step"] for r in two]
-    for mine, theirs in zip(one, two):
-        for name in {"loss", "grad_norm", "tokens"} & mine.keys():
-            assert theirs[name] == pytest.approx(mine[name], rel=5e-4), (mine["step"], name)
-    a, b = runs.weights(tmp_path / "one"), runs.weights(tmp_path / "two")
-    for name, tensor in a.items():
-        torch.testing.assert_close(tensor, b[name], rtol=1e-2, atol=5e-4)
+    one, two = tmp_path / "one", tmp_path / "two"
+    runs.check_same_way(one, two, ("loss", "grad_norm", "tokens"), rel=5e-4)
+    runs.check_close(runs.weights(one), runs.weights(two), atol=5e-4)

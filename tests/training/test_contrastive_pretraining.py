@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,17 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from retromae.core.draws import Stream, key
-from retromae.training.pretrain import pretrain
-from retromae.training.settings import resolve
 from retromae.training.trainer import WEIGHTS_NAME
 from training import runs
 
 Settings = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Callable[[str], Path]) -> Path:
-    return runs.prepare_rows(tmp_path_factory.mktemp("data"), tiny_folder("bert"))
 
 
 @pytest.fixture
@@ -33,10 +24,6 @@ def given(rows: Path, tiny_folder: Callable[[str], Path], tmp_path: Path) -> Set
     return lambda **changed: (
         runs.settings(rows, tiny_folder("bert"), tmp_path / "run") | {"keep_best": False} | changed
     )
-
-
-def train(values: dict[str, Any], *, resume: bool = False) -> Any:
-    return pretrain(resolve(values), resume=resume)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +36,7 @@ def train(values: dict[str, Any], *, resume: bool = False) -> Any:
 )
 def test_it_learns_to_tell_rows_apart(settings: dict[str, Any], given: Settings, tmp_path: Path) -> None:
     """From random weights, hence without dropout: it moves their vectors more than a row does."""
-    train(given(**settings, dropout=0.0, max_steps=24, eval_steps=24, learning_rate=3e-3))
+    runs.train(given(**settings, dropout=0.0, max_steps=24, eval_steps=24, learning_rate=3e-3))
     measured = [r for r in runs.metrics(tmp_path / "run") if "eval_contrast_loss" in r]
     assert [record["step"] for record in measured] == [0, 24]
     for name in ("eval_contrast_loss", "eval_row_cosine"):
@@ -65,7 +52,7 @@ def test_both_passes_of_a_step_draw_the_same_dropout(
     real = torch.manual_seed
     monkeypatch.setattr(torch, "manual_seed", lambda seed: (seeds.append(int(seed)), real(seed))[1])
     values = given(objective="simcse", gradient_accumulation_steps=accumulation, max_steps=4, holdout=0.0)
-    train(values | {"chunk_tokens": chunk_tokens})
+    runs.train(values | {"chunk_tokens": chunk_tokens})
     parts = range(9 if chunk_tokens else 1)
     names = {
         key(42, int(Stream.DROPOUT), step, micro + part * accumulation, 0): (step, micro, part)
@@ -95,7 +82,7 @@ def test_a_resumed_run_has_the_same_towers_and_the_same_pool(
         gradient_accumulation_steps=2,
         save_total_limit=9,
     )
-    train(values)
+    runs.train(values)
     run = tmp_path / "run"
     last = run / "checkpoint-12" / WEIGHTS_NAME
     weights, state = runs.weights(run), load_file(last)
@@ -106,14 +93,14 @@ def test_a_resumed_run_has_the_same_towers_and_the_same_pool(
     manifest = json.loads((run / "manifest.json").read_text())
     del manifest["finished"]
     (run / "manifest.json").write_text(json.dumps(manifest))
-    assert train(values, resume=True).finished
+    assert runs.train(values, resume=True).finished
     assert runs.identical(runs.weights(run), weights)
     assert runs.identical(load_file(last), state)
 
 
 def test_the_tower_that_rests_does_not_move(given: Settings, tmp_path: Path) -> None:
     """Nor by the momentum of its own turn, nor by weight decay."""
-    train(given(objective="laprador", turn_steps=3, max_steps=9, weight_decay=0.1, save_total_limit=9))
+    runs.train(given(objective="laprador", turn_steps=3, max_steps=9, weight_decay=0.1, save_total_limit=9))
     states = [load_file(tmp_path / "run" / f"checkpoint-{step}" / WEIGHTS_NAME) for step in (3, 6, 9)]
     for before, after, resting, moving in (
         (states[0], states[1], "backbone.", "query."),
@@ -138,7 +125,7 @@ def test_compiled_or_not_both_passes_draw_the_same_dropout(given: Settings, tmp_
 
 def test_checkpointing_changes_memory_not_results(given: Settings, tmp_path: Path) -> None:
     for name, on in (("a", False), ("b", True)):
-        train(
+        runs.train(
             given(
                 objective="simcse",
                 dropout=0.2,
@@ -169,25 +156,15 @@ def test_two_processes_compare_what_one_does_that_accumulates(
     settings: dict[str, Any], given: Settings, tmp_path: Path
 ) -> None:
     settings = {**settings, "dropout": 0.0, "max_steps": 8}
-    train(given(**settings, gradient_accumulation_steps=2, output_dir=str(tmp_path / "one")))
-    values = given(**settings, output_dir=str(tmp_path / "two"))
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29613"]
-    done = subprocess.run(
-        [sys.executable, *launcher, *runs.command(values)],
-        capture_output=True,
-        text=True,
-        env=runs.environment(),
-        check=False,
-        timeout=300,
-    )
+    runs.train(given(**settings, gradient_accumulation_steps=2, output_dir=str(tmp_path / "one")))
+    done = runs.run(given(**settings, output_dir=str(tmp_path / "two")), processes=2)
     assert done.returncode == 0, done.stderr
-    one, two = runs.metrics(tmp_path / "one"), runs.metrics(tmp_path / "two")
-    assert [r["step"] for r in one] == [r["step"] for r in two]
-    compared = ("loss", "contrast", "grad_norm", "eval_contrast_loss", "eval_row_cosine", "tokens")
-    for mine, theirs in zip(one, two):
-        for name in compared:
-            if name in mine:
-                assert theirs[name] == pytest.approx(mine[name], rel=5e-4, abs=5e-4), (mine["step"], name)
-    a, b = runs.weights(tmp_path / "one"), runs.weights(tmp_path / "two")
-    for name, tensor in a.items():
-        torch.testing.assert_close(tensor, b[name], rtol=1e-2, atol=5e-4)
+    one, two = tmp_path / "one", tmp_path / "two"
+    runs.check_same_way(
+        one,
+        two,
+        ("loss", "contrast", "grad_norm", "eval_contrast_loss", "eval_row_cosine", "tokens"),
+        rel=5e-4,
+        abs=5e-4,
+    )
+    runs.check_close(runs.weights(one), runs.weights(two), atol=5e-4)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,27 +16,12 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoModelForMaskedLM
 
 from retromae.core.errors import UserError
+from retromae.core.locks import claim
 from retromae.models.checkpoint import open_checkpoint
 from retromae.objectives import available
-from retromae.training.pretrain import pretrain
-from retromae.training.settings import resolve
 from training import runs
 
 Settings = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Callable[[str], Path]) -> Path:
-    return runs.prepare_rows(tmp_path_factory.mktemp("data"), tiny_folder("bert"))
-
-
-@pytest.fixture
-def given(rows: Path, tiny_folder: Callable[[str], Path], tmp_path: Path) -> Settings:
-    return lambda **changed: runs.settings(rows, tiny_folder("bert"), tmp_path / "run") | changed
-
-
-def train(values: dict[str, Any], *, resume: bool = False) -> Any:
-    return pretrain(resolve(values), resume=resume)
 
 
 def test_a_run_from_the_command_line(given: Settings, tmp_path: Path) -> None:
@@ -67,7 +51,7 @@ def test_a_run_from_the_command_line(given: Settings, tmp_path: Path) -> None:
 
 
 def test_the_model_loads_everywhere(given: Settings, tmp_path: Path) -> None:
-    train(given(keep_best=False))
+    runs.train(given(keep_best=False))
     folder = tmp_path / "run" / "model"
     assert "# run\n" in (folder / "README.md").read_text()
     ours = open_checkpoint(folder)
@@ -97,7 +81,7 @@ def test_resumed_equals_undisturbed_bit_for_bit_with_dropout(
     objective: str, given: Settings, tmp_path: Path
 ) -> None:
     settings = {"objective": objective, "dropout": 0.2, "keep_best": False, **BUSY.get(objective, {})}
-    train(given(**settings, output_dir=str(tmp_path / "whole")))
+    runs.train(given(**settings, output_dir=str(tmp_path / "whole")))
     first = runs.start(given(**settings))
     _wait_for(tmp_path / "run" / "checkpoint-6", first)
     first.kill()
@@ -181,8 +165,8 @@ def test_an_objective_in_a_file_of_its_own_needs_nothing_else(given: Settings, t
     first.kill()
     first.wait()
     values |= {"counting_weight": 0.5, "width": 4}
-    train(values, resume=True)
-    train({**values, "output_dir": str(tmp_path / "whole")})
+    runs.train(values, resume=True)
+    runs.train({**values, "output_dir": str(tmp_path / "whole")})
     trained = runs.weights(tmp_path / "run")
     assert runs.identical(trained, runs.weights(tmp_path / "whole"))
     assert trained["counter.0.weight"].shape[0] == 4
@@ -192,7 +176,7 @@ def test_an_objective_in_a_file_of_its_own_needs_nothing_else(given: Settings, t
     assert "eval_rows_loss" in runs.metrics(tmp_path / "run")[-1]
 
     start = {"model_name_or_path": str(tmp_path / "run" / "model"), "output_dir": str(tmp_path / "next")}
-    train(given(objective=str(own), width=4, learning_rate=0.0, max_steps=1, keep_best=False, **start))
+    runs.train(given(objective=str(own), width=4, learning_rate=0.0, max_steps=1, keep_best=False, **start))
     assert runs.identical(runs.weights(tmp_path / "next"), trained)
 
 
@@ -201,7 +185,7 @@ def test_killed_five_times_at_random_moments(given: Settings, tmp_path: Path) ->
     import random
 
     settings = {"dropout": 0.1, "max_steps": 60, "save_steps": 2, "keep_best": True}
-    train(given(**settings, output_dir=str(tmp_path / "whole")))
+    runs.train(given(**settings, output_dir=str(tmp_path / "whole")))
     rng = random.Random(7)
     for _ in range(5):
         process = runs.start(given(**settings), "--resume")
@@ -238,49 +222,24 @@ def test_a_signal_leaves_a_checkpoint_and_resume_goes_on(
 @pytest.mark.slow
 def test_two_processes_do_what_one_does_that_accumulates(given: Settings, tmp_path: Path) -> None:
     settings = {"dropout": 0.0, "keep_best": False, "max_steps": 8}
-    train(given(**settings, gradient_accumulation_steps=2, output_dir=str(tmp_path / "one")))
-    values = given(**settings, output_dir=str(tmp_path / "two"))
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node",
-        "2",
-        "--master_port",
-        "29611",
-    ]
-    done = subprocess.run(
-        [*launcher, *runs.command(values)],
-        capture_output=True,
-        text=True,
-        env=runs.environment(),
-        check=False,
-        timeout=300,
-    )
+    runs.train(given(**settings, gradient_accumulation_steps=2, output_dir=str(tmp_path / "one")))
+    done = runs.run(given(**settings, output_dir=str(tmp_path / "two")), processes=2)
     assert done.returncode == 0, done.stderr
-    one, two = runs.metrics(tmp_path / "one"), runs.metrics(tmp_path / "two")
-    assert [r["step"] for r in one] == [r["step"] for r in two]
-    for mine, theirs in zip(one, two):
-        for name in (
-            "loss",
-            "encoder",
-            "decoder",
-            "grad_norm",
-            "eval_cls_use",
-            "eval_probe_ndcg@10",
-            "tokens",
-        ):
-            if name in mine:
-                assert theirs[name] == pytest.approx(mine[name], rel=2e-4, abs=2e-4), (mine["step"], name)
-    a, b = runs.weights(tmp_path / "one"), runs.weights(tmp_path / "two")
-    for name, tensor in a.items():
-        torch.testing.assert_close(tensor, b[name], rtol=1e-2, atol=2e-4)
+    one, two = tmp_path / "one", tmp_path / "two"
+    runs.check_same_way(
+        one,
+        two,
+        ("loss", "encoder", "decoder", "grad_norm", "eval_cls_use", "eval_probe_ndcg@10", "tokens"),
+        rel=2e-4,
+        abs=2e-4,
+    )
+    runs.check_close(runs.weights(one), runs.weights(two), atol=2e-4)
 
 
 def test_continuing_from_our_checkpoint_takes_the_heads_along(given: Settings, tmp_path: Path) -> None:
-    train(given(keep_best=False))
+    runs.train(given(keep_best=False))
     first = tmp_path / "run" / "model"
-    train(
+    runs.train(
         given(
             model_name_or_path=str(first), learning_rate=0.0, max_steps=1, output_dir=str(tmp_path / "next")
         )
@@ -292,7 +251,7 @@ def test_continuing_from_our_checkpoint_takes_the_heads_along(given: Settings, t
 def test_a_model_from_scratch_repeats_itself(given: Settings, tmp_path: Path) -> None:
     sizes = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
     for name in ("a", "b"):
-        train(
+        runs.train(
             given(
                 **sizes,
                 model_name_or_path=None,
@@ -302,7 +261,7 @@ def test_a_model_from_scratch_repeats_itself(given: Settings, tmp_path: Path) ->
             )
         )
     assert runs.identical(runs.weights(tmp_path / "a"), runs.weights(tmp_path / "b"))
-    train(
+    runs.train(
         given(
             **sizes,
             model_name_or_path=None,
@@ -316,7 +275,9 @@ def test_a_model_from_scratch_repeats_itself(given: Settings, tmp_path: Path) ->
 
 
 def test_minutes_end_a_run_with_the_rate_at_zero(given: Settings, tmp_path: Path) -> None:
-    outcome = train(given(max_steps=None, minutes=0.05, logging_steps=1, eval_steps=1000, keep_best=False))
+    outcome = runs.train(
+        given(max_steps=None, minutes=0.05, logging_steps=1, eval_steps=1000, keep_best=False)
+    )
     assert outcome.finished and outcome.steps > 3
     rates = [
         record["learning_rate"] for record in runs.metrics(tmp_path / "run") if "learning_rate" in record
@@ -325,7 +286,7 @@ def test_minutes_end_a_run_with_the_rate_at_zero(given: Settings, tmp_path: Path
 
 
 def test_early_stopping_and_the_best_checkpoint(given: Settings, tmp_path: Path) -> None:
-    outcome = train(
+    outcome = runs.train(
         given(objective="mlm", learning_rate=0.0, max_steps=60, eval_steps=2, early_stopping_patience=3)
     )
     assert (
@@ -361,14 +322,16 @@ def test_a_loss_that_is_no_number_stops_with_its_batch_written_down(given: Setti
     ids=str,
 )
 def test_settings_that_change_the_loop(settings: dict[str, Any], given: Settings, tmp_path: Path) -> None:
-    outcome = train(given(**settings))
+    outcome = runs.train(given(**settings))
     losses = [record["loss"] for record in runs.metrics(tmp_path / "run") if "loss" in record]
     assert outcome.finished and losses[-1] < losses[0]
 
 
 def test_checkpointing_changes_memory_not_results(given: Settings, tmp_path: Path) -> None:
     for name, on in (("a", False), ("b", True)):
-        train(given(gradient_checkpointing=on, dropout=0.1, keep_best=False, output_dir=str(tmp_path / name)))
+        runs.train(
+            given(gradient_checkpointing=on, dropout=0.1, keep_best=False, output_dir=str(tmp_path / name))
+        )
     a, b = runs.weights(tmp_path / "a"), runs.weights(tmp_path / "b")
     for name, tensor in a.items():
         torch.testing.assert_close(tensor, b[name], rtol=1e-3, atol=1e-4)
@@ -387,7 +350,7 @@ def test_compiled_gives_the_same_losses(objective: str, given: Settings, tmp_pat
 
 def test_tensorboard_gets_the_figures(given: Settings, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    train(given(report_to=["tensorboard"]))
+    runs.train(given(report_to=["tensorboard"]))
     assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
 
 
@@ -408,29 +371,29 @@ def test_wrong_settings_are_refused_in_one_sentence(
     changed: dict[str, Any], message: str, given: Settings
 ) -> None:
     with pytest.raises(UserError, match=message):
-        train(given(**changed))
+        runs.train(given(**changed))
 
 
 def test_a_used_folder_is_not_overwritten_and_other_settings_do_not_resume(
     given: Settings, tmp_path: Path
 ) -> None:
-    train(given(max_steps=2))
+    runs.train(given(max_steps=2))
     with pytest.raises(UserError, match="already holds a run"):
-        train(given(max_steps=2))
+        runs.train(given(max_steps=2))
     with pytest.raises(UserError, match="max_steps was 2, is 3"):
-        train(given(max_steps=3), resume=True)
+        runs.train(given(max_steps=3), resume=True)
     before = runs.weights(tmp_path / "run")
-    assert train(given(max_steps=2), resume=True).steps == 2  # finished: nothing is done again
+    assert runs.train(given(max_steps=2), resume=True).steps == 2  # finished: nothing is done again
     assert runs.identical(before, runs.weights(tmp_path / "run"))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "letter.txt").write_text("mine")
     with pytest.raises(UserError, match="is not empty"):
-        train(given(output_dir=str(tmp_path / "other")))
+        runs.train(given(output_dir=str(tmp_path / "other")))
 
 
 def test_an_empty_sentence_vector_is_never_the_best(given: Settings, tmp_path: Path) -> None:
     """While cls_use is near zero a good probe is luck: the last weights are kept, not the luckiest."""
-    train(given(learning_rate=0.0, max_steps=4, eval_steps=2))
+    runs.train(given(learning_rate=0.0, max_steps=4, eval_steps=2))
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["best"] is None
     assert open_checkpoint(tmp_path / "run" / "model").recipe["provenance"]["steps"] == 4
@@ -443,7 +406,7 @@ def test_killed_between_the_last_step_and_the_end(
     settings: dict[str, Any], given: Settings, tmp_path: Path
 ) -> None:
     """The last checkpoint is there, the model is not: resuming ends the run and changes nothing."""
-    train(given(**settings, eval_steps=3))
+    runs.train(given(**settings, eval_steps=3))
     before = runs.weights(tmp_path / "run")
     records = runs.metrics(tmp_path / "run")
     manifest = tmp_path / "run" / "manifest.json"
@@ -451,15 +414,35 @@ def test_killed_between_the_last_step_and_the_end(
     del facts["finished"]
     manifest.write_text(json.dumps(facts))
     (tmp_path / "run" / "model").rename(tmp_path / "run" / "best")
-    assert train(given(**settings, eval_steps=3), resume=True).finished
+    assert runs.train(given(**settings, eval_steps=3), resume=True).finished
     assert runs.identical(before, runs.weights(tmp_path / "run"))
     assert not (tmp_path / "run" / "best").exists()
     assert len(runs.metrics(tmp_path / "run")) == len(records)
 
 
+@pytest.mark.parametrize(
+    "words", [("pretrain",), ("finetune",), ("adapt", "corpus"), ("pipeline", "supervised")], ids=str
+)
+def test_two_jobs_do_not_share_a_folder(words: tuple[str, ...], given: Settings, tmp_path: Path) -> None:
+    values = given(pairs="pairs", eval_queries=0)
+    wanted = {
+        "pretrain": ("rows", "model_name_or_path"),
+        "finetune": ("pairs", "model_name_or_path", "eval_queries"),
+    }
+    flags = [word for name in wanted.get(words[0], ()) for word in (f"--{name}", str(values[name]))]
+    place = ["--output_dir", values["output_dir"]]
+    if words[0] == "pipeline":
+        place = ["--set", f"output_dir={values['output_dir']}"]
+    with claim(values["output_dir"]):
+        refused = runs.launch(["-m", "retromae", *words, *flags, *place])
+    assert refused.returncode == 2
+    assert "Another process is at work in" in refused.stderr and "Traceback" not in refused.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_that_never_began_leaves_its_folder_free(given: Settings, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere"):
-        train(given(rows=str(tmp_path / "nowhere")))
+        runs.train(given(rows=str(tmp_path / "nowhere")))
     assert not (tmp_path / "run").exists()
 
 
@@ -470,7 +453,7 @@ def test_a_step_keeps_its_number_of_batches(given: Settings, tmp_path: Path) -> 
     process.kill()
     process.wait()
     with pytest.raises(UserError, match="takes 1 batches per step"):
-        train(given(max_steps=400, save_steps=2, gradient_accumulation_steps=2), resume=True)
+        runs.train(given(max_steps=400, save_steps=2, gradient_accumulation_steps=2), resume=True)
 
 
 def test_a_recipe_may_be_given_another_objective(given: Settings, tmp_path: Path) -> None:
@@ -483,4 +466,4 @@ def test_a_recipe_may_be_given_another_objective(given: Settings, tmp_path: Path
 
 def test_rows_of_another_tokenizer_are_refused(given: Settings, tiny_folder: Callable[[str], Path]) -> None:
     with pytest.raises(UserError, match="prepared with another tokenizer"):
-        train(given(model_name_or_path=str(tiny_folder("roberta"))))
+        runs.train(given(model_name_or_path=str(tiny_folder("roberta"))))

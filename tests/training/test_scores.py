@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -299,23 +297,8 @@ def test_two_processes_share_the_work(
     script = tmp_path / "two.py"
     script.write_text(TWO)
     (tmp_path / "scores").mkdir()
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node",
-        "2",
-        "--master_port",
-        "29617",
-    ]
-    done = subprocess.run(
-        [*launcher, str(script), str(folder), str(tiny_folder("bert")), str(tmp_path / "scores")],
-        capture_output=True,
-        text=True,
-        env={**runs.environment(), "PYTHONPATH": str(Path(__file__).parents[1])},
-        check=False,
-        timeout=300,
-    )
+    words = [str(script), str(folder), str(tiny_folder("bert")), str(tmp_path / "scores")]
+    done = runs.launch(words, processes=2, PYTHONPATH=str(Path(__file__).parents[1]))
     assert done.returncode == 0, done.stderr
     alone = score_candidates(teacher, pairs, some_candidates(pairs), tmp_path / "alone", part_pairs=40)
     files = [sorted(p.name for p in (tmp_path / name).rglob("*.parquet")) for name in ("scores", "alone")]

@@ -234,24 +234,12 @@ def test_two_processes_do_what_one_does_that_accumulates(given_settings: Setting
     still = tiny_model("bert", tmp_path / "still", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     common = {"model_name_or_path": str(still), "eval_queries": 2, "logging_steps": 1, "score": True}
     train(given_settings(**common, gradient_accumulation_steps=2, output_dir=str(tmp_path / "one")))
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29619"]
-    done = subprocess.run(
-        [sys.executable, *launcher, *command(given_settings(**common, output_dir=str(tmp_path / "two")))],
-        capture_output=True,
-        text=True,
-        env=runs.environment(),
-        check=False,
-        timeout=300,
-    )
+    values = given_settings(**common, output_dir=str(tmp_path / "two"))
+    done = runs.launch(command(values), processes=2)
     assert done.returncode == 0, done.stderr
-    one, two = runs.metrics(tmp_path / "one"), runs.metrics(tmp_path / "two")
-    assert [r["step"] for r in one] == [r["step"] for r in two]
-    for mine, theirs in zip(one, two):
-        for name in ("loss", "grad_norm", "eval_nDCG@10", "tokens"):
-            if name in mine:
-                assert theirs[name] == pytest.approx(mine[name], rel=2e-3, abs=2e-4), (mine["step"], name)
-    for name, tensor in weights(tmp_path / "one").items():
-        torch.testing.assert_close(tensor, weights(tmp_path / "two")[name], rtol=1e-2, atol=2e-4)
+    one, two = tmp_path / "one", tmp_path / "two"
+    runs.check_same_way(one, two, ("loss", "grad_norm", "eval_nDCG@10", "tokens"), rel=2e-3, abs=2e-4)
+    runs.check_close(weights(one), weights(two), atol=2e-4)
 
 
 @pytest.mark.parametrize(

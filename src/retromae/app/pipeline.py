@@ -18,7 +18,6 @@ settings: a stage whose settings have changed is not taken for finished, and nei
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -31,7 +30,7 @@ import typer
 
 from retromae.app.verbs import VERBS, command_of
 from retromae.core import distributed
-from retromae.core.config import unknown_key
+from retromae.core.config import fingerprint, unknown_key
 from retromae.core.errors import UserError
 from retromae.core.files import write_json
 
@@ -101,9 +100,8 @@ class Pipeline:
             for key, value in entry.items()
             if key not in _OWN
         }
-        text = json.dumps([verb, settings, sorted(used)], sort_keys=True, default=str)
-        fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
-        return Stage(name, verb, settings, self.folder / name, fingerprint)
+        inputs = fingerprint([verb, settings, sorted(used)])
+        return Stage(name, verb, settings, self.folder / name, inputs)
 
     # -- running ------------------------------------------------------------------------------------------------
 

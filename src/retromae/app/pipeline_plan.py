@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,13 +126,13 @@ def _pretrained(stage: Stage, sizes: Sizes) -> Need:
 
 def _finetuned(stage: Stage, sizes: Sizes) -> Need:
     values = _settings(stage, FinetuneConfig(), stage.settings.get("settings"))
-    group = values["train_group_size"] or (8 if values["negatives"] or values["refresh_every"] else 1)
+    names = ("train_group_size", "negatives", "refresh_every", "teacher")
     tokens = forecasts.finetuning_tokens(
         sizes.queries(str(values["pairs"]), str(values["split"])),
         epochs=values["num_train_epochs"],
         max_steps=values["max_steps"],
         batch=values["per_device_train_batch_size"] * values["gradient_accumulation_steps"],
-        group=group,
+        group=replace(FinetuneConfig(), **{name: values[name] for name in names}).group_size,
         lengths=(values["query_max_len"], values["passage_max_len"]),
     )
     parameters = sizes.parameters(str(values.get("model") or values["model_name_or_path"]))

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
+import json
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -169,6 +171,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 def to_yaml(values: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
+
+
+def fingerprint(inputs: Any) -> str:
+    """What tells whether inputs are the same as before: of values that JSON can hold, and of others by their text."""
+    text = json.dumps(inputs, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def write_yaml(path: str | Path, values: Mapping[str, Any]) -> None:

@@ -94,7 +94,8 @@ class RunFolder:
 
     def keep_last(self, number: int) -> None:
         """Remove all but the newest checkpoints. Each loses its name first, so no half of one is ever found."""
-        for path in self.checkpoints()[:-number]:
+        found = self.checkpoints()
+        for path in found[: len(found) - number]:
             doomed = path.with_name(f".{path.name}.old")
             os.replace(path, doomed)
             shutil.rmtree(doomed)

@@ -283,28 +283,6 @@ class OnePass(Objective):
         return 1.0
 
 
-class AutoEncoder(OnePass):
-    """An objective with a part `decoder` that rebuilds the passage from its sentence vector."""
-
-    @abstractmethod
-    def rebuild(self, sentence: Tensor, batch: Batch, drawn: Drawn) -> Labelled:
-        """Decode the passages of the batch from sentence vectors (B, d)."""
-
-    def measure_encoded(
-        self, batch: Batch, drawn: Drawn, encoded: Encoded
-    ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Losses, accuracies, and `cls_use`: the decoder's loss with another row's sentence vector minus with its
-        own. Near zero means that [CLS] carries nothing, however healthy the losses look."""
-        measures = super().measure_encoded(batch, drawn, encoded)
-        right, items = measures["decoder_loss"]
-        wrong, alone = right, batch.token_ids.shape[0] == 1  # no other row's vector to try
-        if not alone:
-            shuffled = self.rebuild(encoded.hidden[:, 0].roll(1, dims=0), batch, drawn)
-            wrong, _ = self.vocabulary_measures([shuffled])["decoder_loss"]
-        measures["cls_use"] = (wrong - right, items * (not alone))
-        return measures
-
-
 _ENCODER_STREAMS = (
     Stream.ENCODER_WORDS,
     Stream.ENCODER_COUNT,

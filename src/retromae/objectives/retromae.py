@@ -14,7 +14,8 @@ from retromae.core.errors import UserError
 from retromae.models import flops
 from retromae.models.backbone import Backbone
 from retromae.models.decoders import BasicDecoder, EnhancedDecoder
-from retromae.objectives.base import AutoEncoder, Batch, Drawn, Encoded, Labelled, Vocabulary, count
+from retromae.objectives.autoencoder import AutoEncoder
+from retromae.objectives.base import Batch, Drawn, Encoded, Labelled, Vocabulary, count
 
 
 @dataclass

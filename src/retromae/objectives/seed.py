@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
-
 from retromae.core.config import setting
 from retromae.models import flops
 from retromae.models.backbone import Backbone
 from retromae.models.decoders import CausalDecoder
-from retromae.objectives.base import AutoEncoder, Batch, Drawn, Encoded, Labelled, Vocabulary, count
+from retromae.objectives.autoencoder import LeftToRight
+from retromae.objectives.base import Batch, Drawn, Encoded, Labelled, Vocabulary, count
 
 
 @dataclass
@@ -20,7 +19,7 @@ class SEEDConfig:
     decoder_span: int = setting(2, "tokens before a position that a layer of the decoder reads there")
 
 
-class SEED(AutoEncoder):
+class SEED(LeftToRight):
     """The passage written word by word from its sentence vector and the last k words.
 
         h = Φ_enc(X̃)[CLS]                                          15 % of the words masked
@@ -41,9 +40,6 @@ class SEED(AutoEncoder):
         super().__init__(backbone, settings, vocabulary, seed)
         self.decoder = CausalDecoder(backbone, settings.decoder_layers, settings.decoder_span)
 
-    def heads(self) -> dict[str, nn.Module]:
-        return {"decoder": self.decoder}
-
     def draw(self, batch: Batch) -> Drawn:
         token_ids, labelled = self.mask_words(batch, self.settings.encoder_mlm_probability)
         counts = {"encoder": count(labelled), "decoder": count(self.is_ordinary(batch))}
@@ -54,13 +50,6 @@ class SEED(AutoEncoder):
         labelled = drawn.tensors["labelled"]
         masked = Labelled("encoder", hidden[labelled], batch.token_ids[labelled])
         return Encoded(hidden, [masked, self.rebuild(hidden[:, 0], batch, drawn)])
-
-    def rebuild(self, sentence: Tensor, batch: Batch, drawn: Drawn) -> Labelled:
-        embeddings = self.backbone.token_embeddings(batch.token_ids)
-        positions = self.backbone.position_embeddings(batch.token_ids.shape[1])
-        labelled = self.is_ordinary(batch)
-        decoded = self.decoder(sentence, embeddings, positions)
-        return Labelled("decoder", decoded[labelled], batch.token_ids[labelled])
 
     def flops(self, rows: int, length: int) -> float:
         settings, tokens = self.settings, flops.ordinary_tokens(rows, length)

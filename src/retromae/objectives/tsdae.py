@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from retromae.core.config import setting
 from retromae.core.draws import Stream, at_positions, stream_keys, uniform
@@ -14,7 +14,8 @@ from retromae.core.errors import UserError
 from retromae.models import flops
 from retromae.models.backbone import Backbone
 from retromae.models.decoders import CausalDecoder
-from retromae.objectives.base import AutoEncoder, Batch, Drawn, Encoded, Labelled, Vocabulary, count
+from retromae.objectives.autoencoder import LeftToRight
+from retromae.objectives.base import Batch, Drawn, Encoded, Vocabulary, count
 
 
 @dataclass
@@ -23,7 +24,7 @@ class TSDAEConfig:
     decoder_layers: int | None = setting(None, "layers of the decoder; as many as the encoder if left out")
 
 
-class TSDAE(AutoEncoder):
+class TSDAE(LeftToRight):
     """A passage of which 60 % of the tokens are gone, and a full decoder that must write it whole.
 
         h = Φ_enc(X̃)[CLS]                                           X̃: X without the deleted tokens
@@ -55,9 +56,6 @@ class TSDAE(AutoEncoder):
         self.kept_share = 1.0 - settings.deletion_ratio
         layers = settings.decoder_layers
         self.decoder = CausalDecoder(backbone, backbone.num_layers if layers is None else layers)
-
-    def heads(self) -> dict[str, nn.Module]:
-        return {"decoder": self.decoder}
 
     def draw(self, batch: Batch) -> Drawn:
         token_ids, attention_mask = self.delete_tokens(batch)
@@ -97,13 +95,6 @@ class TSDAE(AutoEncoder):
     def encode(self, batch: Batch, drawn: Drawn) -> Encoded:
         hidden = self.read(batch, drawn)
         return Encoded(hidden, [self.rebuild(hidden[:, 0], batch, drawn)])
-
-    def rebuild(self, sentence: Tensor, batch: Batch, drawn: Drawn) -> Labelled:
-        embeddings = self.backbone.token_embeddings(batch.token_ids)
-        positions = self.backbone.position_embeddings(batch.token_ids.shape[1])
-        labelled = self.is_ordinary(batch)
-        decoded = self.decoder(sentence, embeddings, positions)
-        return Labelled("decoder", decoded[labelled], batch.token_ids[labelled])
 
     def flops(self, rows: int, length: int) -> float:
         return flops.TRAINING * (

@@ -25,6 +25,7 @@ from retromae.core import distributed
 from retromae.core.config import write_yaml
 from retromae.core.errors import UserError
 from retromae.core.files import replacing_folder
+from retromae.core.locks import only_writer
 from retromae.core.runs import Outcome, RunFolder, facts_about_here
 from retromae.text.candidates import Candidates
 from retromae.text.pairs import Lists, Pairs
@@ -56,6 +57,19 @@ def finetune(
     queries that are not trained on.
     """
     disable_progress_bar()  # type: ignore[no-untyped-call]  # of transformers, for every file it writes
+    check(config)
+    distributed.start()
+    with only_writer(required(config.output_dir, "output_dir")):
+        return _finetune(config, judge, held_out, resume, console)
+
+
+def _finetune(
+    config: FinetuneConfig,
+    judge: Judge | None,
+    held_out: NDArray[np.int32] | None,
+    resume: bool,
+    console: Console | None,
+) -> Outcome:
     run, checkpoint = claimed(config, resume)
     manifest = run.read_manifest()
     if manifest.get("finished"):

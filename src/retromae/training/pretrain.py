@@ -17,6 +17,7 @@ from retromae.core import distributed
 from retromae.core.config import write_yaml
 from retromae.core.errors import UserError
 from retromae.core.files import replacing_folder, restore
+from retromae.core.locks import only_writer
 from retromae.core.runs import Outcome, RunFolder, facts_about_here
 from retromae.models.checkpoint import Checkpoint
 from retromae.objectives import Batch, Objective
@@ -42,6 +43,12 @@ def pretrain(settings: Resolved, *, resume: bool = False, console: Console | Non
         raise UserError(f"chunk_tokens is {config.chunk_tokens}; give 0 for whole batches, or at least 1.")
     run = RunFolder(required(config.output_dir, "output_dir"))
     distributed.start()
+    with only_writer(run.path):
+        return _pretrain(settings, run, resume, console)
+
+
+def _pretrain(settings: Resolved, run: RunFolder, resume: bool, console: Console | None) -> Outcome:
+    config = settings.run
     free = free_settings(config)
     checkpoint = distributed.first_decides(lambda: prepare_folder(run, settings.flat(), free, resume=resume))
     if run.read_manifest().get("finished"):

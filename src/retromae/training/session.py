@@ -8,9 +8,26 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from retromae.core import distributed
 from retromae.core.config import read_yaml
 from retromae.core.errors import UserError
-from retromae.core.runs import RunFolder
+from retromae.core.runs import Outcome, RunFolder
+
+
+class Interrupted(Exception):
+    """A signal ended a job that is a part of a longer one; it has written what it needs to go on."""
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(signal)
+        self.signal = signal
+
+
+def went_through(outcome: Outcome) -> Outcome:
+    """Raise where a signal ended it; of a training that is finished nothing is kept to go on from."""
+    if not outcome.finished:
+        raise Interrupted(outcome.signal or 0)
+    distributed.first_decides(lambda: RunFolder(outcome.output_dir).keep_last(0))
+    return outcome
 
 
 def measured_every(steps: int, times: int, cost: float) -> int:

@@ -20,6 +20,7 @@ from retromae.core import distributed
 from retromae.core.config import write_yaml
 from retromae.core.errors import UserError
 from retromae.core.files import replacing_folder, write_json
+from retromae.core.locks import only_writer
 from retromae.core.runs import Outcome, RunFolder, facts_about_here
 from retromae.training.callbacks import Interruption, Stopping, Watching
 from retromae.training.checkpoints import read_state
@@ -68,6 +69,18 @@ def train_teacher(
     run = RunFolder(required(config.output_dir, "output_dir"))
     required(config.model_name_or_path, "model_name_or_path")
     distributed.start()
+    with only_writer(run.path):
+        return _teach(config, run, data, evaluator, resume, console)
+
+
+def _teach(
+    config: TeacherConfig,
+    run: RunFolder,
+    data: TeacherData | Callable[[], TeacherData],
+    evaluator: BaseEvaluator | None,
+    resume: bool,
+    console: Console | None,
+) -> Outcome:
     settings = asdict(config)
     checkpoint = distributed.first_decides(lambda: prepare_folder(run, settings, FREE, resume=resume))
     finished = bool(run.read_manifest().get("finished"))

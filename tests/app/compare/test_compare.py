@@ -14,9 +14,9 @@ import yaml
 
 from app.command_line import CommandLine
 from app.compare import tiny_comparisons
-from retromae.app.compare.claims import claim
 from retromae.app.compare.reading import read_comparison
 from retromae.app.compare.results import collect
+from retromae.core.locks import claim
 from retromae.core.runs import RunFolder
 from retromae.core.statistics import bootstrap_interval
 from retromae.evaluation.metrics import Result
@@ -128,7 +128,7 @@ def test_only_and_part_leave_the_rest(retromae: CommandLine, tmp_path: Path) -> 
     )
     said = retromae.well("compare", recipe, "--part", "1/2")
     assert "basic: 0 of 1 seeds are finished" in said and "basic, seed 1" not in said
-    with claim(tmp_path / "out" / "arms" / "basic" / "seed-1" / ".lock") as mine:
+    with claim(tmp_path / "out" / "arms" / "basic" / "seed-1") as mine:
         assert mine
         said = retromae.well("compare", recipe, "--only", "basic")
         assert "another process is at work" in said

@@ -18,6 +18,7 @@ from retromae.app.adapt.verdict import SYSTEM, VERDICT
 from retromae.app.adapt.work import Work
 from retromae.core.config import write_yaml
 from retromae.core.errors import UserError
+from retromae.core.locks import only_writer
 from retromae.core.runs import RunFolder, facts_about_here
 from retromae.text.digests import file_digest
 from retromae.text.sources import list_files
@@ -39,12 +40,17 @@ def adapt(config: AdaptConfig, console: Console) -> Path:
     if not config.from_scratch and not config.model_name_or_path:
         config = replace(config, model_name_or_path=default_base())
     run = RunFolder(config.output_dir)
+    with only_writer(run.path):
+        _do(config, run, console)
+    return run.path
+
+
+def _do(config: AdaptConfig, run: RunFolder, console: Console) -> None:
     _claim(run, config)
     stages = Stages(run.path, 60 * config.minutes, lambda text: console.print(text, soft_wrap=True))
     work = Work(config, console, stages.spent)
     for stage in _stages(config, work):
         stages.do(stage)
-    return run.path
 
 
 def _claim(run: RunFolder, config: AdaptConfig) -> None:

@@ -6,7 +6,6 @@ builds on; one that was interrupted goes on by its own means (the trainers' chec
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import time
@@ -15,18 +14,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from retromae.core.config import fingerprint
 from retromae.core.errors import UserError
 from retromae.core.files import write_json
 
 STATE = "adapt.json"
-
-
-class Interrupted(Exception):
-    """A signal ended a stage, which has written what it needs to go on."""
-
-    def __init__(self, signal: int) -> None:
-        super().__init__(signal)
-        self.signal = signal
 
 
 @dataclass
@@ -66,10 +58,10 @@ class Stages:
         self._began: float | None = None  # of the stage that runs
 
     def do(self, stage: Stage) -> None:
-        fingerprint = self._fingerprint(stage)
+        inputs = self._fingerprint(stage)
         before = self.records.get(stage.name)
         whole = all((self.folder / name).exists() for name in stage.leaves)
-        same = before is not None and before.fingerprint == fingerprint
+        same = before is not None and before.fingerprint == inputs
         if before and same and (before.state == "skipped" or (before.state == "finished" and whole)):
             self.done[stage.name] = before
             self.say(f"[dim]{stage.title}: {before.state} before[/dim]")
@@ -78,7 +70,7 @@ class Stages:
             self._forget(stage)
         already = before.seconds if before and same else 0.0
         times = before.times if before else 0
-        record = Record(stage.name, stage.title, "interrupted", "", already, stage.run, fingerprint, times)
+        record = Record(stage.name, stage.title, "interrupted", "", already, stage.run, inputs, times)
         self._note(record)
         self.say(f"[bold]{stage.title}[/bold]")
         self._began = time.monotonic() - already
@@ -102,8 +94,7 @@ class Stages:
 
     def _fingerprint(self, stage: Stage) -> str:
         needed = [(self.done[name].fingerprint, self.done[name].times) for name in stage.after]
-        text = json.dumps([stage.name, dict(stage.inputs), needed], sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return fingerprint([stage.name, dict(stage.inputs), needed])
 
     def _forget(self, stage: Stage) -> None:
         for name in stage.leaves:

@@ -19,13 +19,11 @@ from retromae.app.adapt.generate import generate
 from retromae.app.adapt.judging import BM25_NAME, LEXICAL, LEXICAL_TERMS, METRIC, Judging
 from retromae.app.adapt.plan import Plan
 from retromae.app.adapt.settings import AdaptConfig
-from retromae.app.adapt.stages import Interrupted
 from retromae.app.adapt.start import open_base
 from retromae.app.doctor.examine import MEASURING, examine
 from retromae.app.report.page import write_report
 from retromae.core.config import read_yaml
 from retromae.core.files import remove_folder, replacing_folder
-from retromae.core.runs import Outcome, RunFolder
 from retromae.models.averaging import RECIPE_FILE, average
 from retromae.retrieval.embed import embed_corpus
 from retromae.retrieval.encoder import Encoder
@@ -37,6 +35,7 @@ from retromae.text.vocabulary import bare, open_tokenizer, train_tokenizer
 from retromae.training.finetune import finetune
 from retromae.training.negatives import MineConfig, mine
 from retromae.training.pretrain import pretrain
+from retromae.training.session import went_through
 from retromae.training.student import RECORD
 
 _MEASURED = 0.05  # of the time, at most, for measuring speeds
@@ -135,7 +134,7 @@ class Work:
         folder = self.run / "stages" / "pretrained"
         settings = recipes.pretraining(self.config, plan, self.run, folder)
         resume = (folder / "config.yaml").is_file()
-        _went_through(pretrain(settings, resume=resume, console=self.console))
+        went_through(pretrain(settings, resume=resume, console=self.console))
         terms = LEXICAL_TERMS if plan.objective == "dupmae" else None
         self._rank(
             "pretrained",
@@ -195,7 +194,7 @@ class Work:
         if resume:  # the time that it was given at first
             seconds = 60 * float(read_yaml(folder / "config.yaml")["minutes"])
         settings = recipes.on_pairs(self.config, self.plan, self.run, folder, start, seconds, negatives)
-        _went_through(finetune(settings, resume=resume, console=self.console))
+        went_through(finetune(settings, resume=resume, console=self.console))
         self._rank(name, Encoder.open(folder))
 
     def average(self) -> str | None:
@@ -254,11 +253,3 @@ class Work:
 
     def report(self) -> None:
         write_report(self.run)
-
-
-def _went_through(outcome: Outcome) -> None:
-    """Raise where a signal ended it; of a training that is finished nothing is kept to go on from."""
-    if not outcome.finished:
-        raise Interrupted(outcome.signal or 0)
-    for checkpoint in RunFolder(outcome.output_dir).checkpoints():
-        shutil.rmtree(checkpoint)

@@ -12,9 +12,9 @@ from retromae.app.compare.jobs import jobs_of, part_of
 from retromae.app.compare.results import collect
 from retromae.app.compare.running import Runner
 from retromae.app.compare.settings import Comparison
-from retromae.app.compare.work import Interrupted
 from retromae.core import distributed
 from retromae.core.errors import UserError
+from retromae.training.session import Interrupted
 
 MARK = "ground.json"  # in a folder that holds a comparison
 
@@ -63,7 +63,7 @@ def compare(
 
 def _check_folder(comparison: Comparison) -> None:
     folder = comparison.folder
-    if folder.is_dir() and not (folder / MARK).is_file() and not (folder / ".ground.lock").exists():
+    if folder.is_dir() and not (folder / MARK).is_file():
         strange = next((path.name for path in folder.iterdir()), None)
         if strange is not None:
             raise UserError(

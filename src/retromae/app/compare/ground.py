@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -14,13 +13,14 @@ import torch
 from rich.console import Console
 
 from retromae.app.compare.arms import SHAPE
-from retromae.app.compare.claims import claim
 from retromae.app.compare.settings import Common, Comparison, fetched
-from retromae.app.compare.stages import Ledger, fingerprint
-from retromae.app.compare.work import FREE, budgeted, went_through
+from retromae.app.compare.stages import Ledger
+from retromae.app.compare.work import FREE, budgeted
 from retromae.core import distributed
+from retromae.core.config import fingerprint
 from retromae.core.errors import UserError
 from retromae.core.files import replacing_folder
+from retromae.core.locks import claim
 from retromae.models.checkpoint import save
 from retromae.models.folders import ModelFolder
 from retromae.text.hub_collections import fetch
@@ -30,6 +30,7 @@ from retromae.text.prepare import prepare as prepare_rows
 from retromae.text.rows import Rows
 from retromae.training.negatives import mine_bm25
 from retromae.training.pretrain import pretrain
+from retromae.training.session import went_through
 from retromae.training.settings import PretrainConfig
 from retromae.training.settings import resolve as resolve_settings
 from retromae.training.start import open_start
@@ -55,19 +56,9 @@ class Ground:
     """Mined for all arms."""
 
 
-@contextmanager
-def claimed(path: Path, *, wait: bool = False) -> Iterator[bool]:
-    """`claim` for all processes of a group: the first holds the lock."""
-    if distributed.writes():
-        with claim(path, wait=wait) as mine:
-            yield distributed.first_decides(lambda: mine)
-    else:
-        yield distributed.first_decides(lambda: False)
-
-
 def prepare(comparison: Comparison, say: Say, console: Console | None, *, restart: bool) -> Ground:
     """Make what is not there yet. A second process waits until the first has made it."""
-    with claimed(comparison.folder / ".ground.lock", wait=True):
+    with claim(comparison.folder, wait=True):
         return _Making(comparison, say, console, restart).ground()
 
 

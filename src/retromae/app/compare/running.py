@@ -12,23 +12,26 @@ from typing import Any
 
 from rich.console import Console
 
-from retromae.app.compare.ground import Ground, Start, claimed, model_fingerprint
+from retromae.app.compare.ground import Ground, Start, model_fingerprint
 from retromae.app.compare.jobs import FACTS, Job, test_folder
 from retromae.app.compare.settings import Comparison, EvalSet
-from retromae.app.compare.stages import State, fingerprint
-from retromae.app.compare.work import FREE, Opened, Stopwatch, went_through, with_length
+from retromae.app.compare.stages import State
+from retromae.app.compare.work import FREE, Opened, Stopwatch, with_length
 from retromae.app.curve_settings import MeasuredSet
 from retromae.app.dev import finetune_on_dev
 from retromae.app.encoders import MACHINE
 from retromae.app.evaluate import EvaluateConfig, evaluate
 from retromae.app.reports import warnings_of
 from retromae.core import distributed
+from retromae.core.config import fingerprint
 from retromae.core.errors import UserError
 from retromae.core.files import file_sha256, remove_folder, replacing_folder, write_json
+from retromae.core.locks import claim
 from retromae.core.runs import RunFolder
 from retromae.text.pairs import Pairs
 from retromae.training.finetune_settings import FinetuneConfig
 from retromae.training.pretrain import pretrain
+from retromae.training.session import went_through
 from retromae.training.settings import Resolved
 
 Say = Callable[[str], None]
@@ -68,7 +71,7 @@ class Runner:
                 Opened(self._settings(first), self.ground.rows)
         busy = []
         for job in todo:
-            with claimed(job.folder / ".lock") as mine:
+            with claim(job.folder) as mine:
                 if mine:
                     self._do(job)
                 else:

@@ -6,7 +6,6 @@ finished; a stage whose inputs have changed since is not taken for finished.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,11 +15,6 @@ from retromae.core.errors import UserError
 from retromae.core.files import write_json
 
 State = Literal["to do", "interrupted", "finished", "changed"]
-
-
-def fingerprint(inputs: Mapping[str, Any]) -> str:
-    text = json.dumps(dict(inputs), sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Ledger:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +10,7 @@ from dataclasses import replace
 
 from retromae.app.compare.arms import SHAPE
 from retromae.app.compare.budget import Budget
-from retromae.core import distributed
-from retromae.core.runs import Outcome, RunFolder
+from retromae.core.runs import RunFolder
 from retromae.models.checkpoint import Checkpoint
 from retromae.objectives import Objective
 from retromae.text.rows import Rows
@@ -28,27 +26,6 @@ FREE = {
     *SHAPE,  # what a run starts from is known by its own fingerprint
 }
 _MEASUREMENTS = 10  # of a run, unless eval_steps is given
-
-
-class Interrupted(Exception):
-    """A signal ended a training, which has written what it needs to go on."""
-
-    def __init__(self, signal: int) -> None:
-        super().__init__(signal)
-        self.signal = signal
-
-
-def went_through(outcome: Outcome) -> Outcome:
-    """Raise where a signal ended it; of a training that is finished nothing is kept to go on from."""
-    if not outcome.finished:
-        raise Interrupted(outcome.signal or 0)
-
-    def clean() -> None:
-        for checkpoint in RunFolder(outcome.output_dir).checkpoints():
-            shutil.rmtree(checkpoint)
-
-    distributed.first_decides(clean)
-    return outcome
 
 
 class Opened:

@@ -31,7 +31,7 @@ def command(
 def run_adapt(config: AdaptConfig) -> None:
     """Do it, and say what came out of it."""
     from retromae.app.adapt.adapt import adapt, verdict_of
-    from retromae.app.adapt.stages import Interrupted
+    from retromae.training.session import Interrupted
 
     try:
         run = adapt(config, console)

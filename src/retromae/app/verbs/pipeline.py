@@ -14,6 +14,7 @@ from retromae.core import distributed
 from retromae.core.config import read_yaml, unknown_key
 from retromae.core.distributed import writes
 from retromae.core.errors import UserError
+from retromae.core.locks import only_writer
 
 
 def command(
@@ -51,9 +52,10 @@ def command(
             _say(line)
         return
     distributed.start()
-    if restart:
-        distributed.first_decides(lambda: pipeline.restart(restart))
-    code = pipeline.run(_say)
+    with only_writer(pipeline.folder):
+        if restart:
+            distributed.first_decides(lambda: pipeline.restart(restart))
+        code = pipeline.run(_say)
     if code:
         raise typer.Exit(code)
 
