@@ -23,20 +23,19 @@ from retromae.core.config import from_dict, read_yaml
 from retromae.core.ranking import Run
 from retromae.evaluation.metrics import evaluate_run
 from retromae.evaluation.significance import compare
-from retromae.retrieval.encoder import Encoder
 from retromae.retrieval.fusion import weighted
 
 METRIC = "nDCG@10"
 
 
 def rankings(run: Path, queries: DevSet, config: AdaptConfig) -> dict[str, Run]:
-    """Every model of the run, BM25, and what the run returned."""
+    """Every model of the run, reading as much of a text as the base does, BM25, and what the run returned."""
     found = {"bm25": queries.bm25(config.language)}
     if config.model_name_or_path:
         found["base"] = queries.rank(open_base(config.model_name_or_path, config))
     for stage in ("pretrained", "contrastive", "hard", "averaged"):
-        if (run / "stages" / stage / "model").is_dir():
-            found[stage] = queries.rank(Encoder.open(run / "stages" / stage / "model"), dense_only=True)
+        if (folder := run / "stages" / stage / "model").is_dir():
+            found[stage] = queries.rank(open_base(str(folder), config), dense_only=True)
     returned = json.loads((run / VERDICT).read_text(encoding="utf-8"))["returned"]
     stated = json.loads((run / SYSTEM).read_text(encoding="utf-8"))
     if stated["kind"] == "fusion":

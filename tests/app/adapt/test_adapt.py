@@ -22,7 +22,9 @@ from retromae.app.adapt.adapt import _claim as claim
 from retromae.app.adapt.adapt import _stages as stages_of
 from retromae.app.adapt.settings import AdaptConfig
 from retromae.app.adapt.stages import Stage, Stages
+from retromae.app.adapt.start import open_base
 from retromae.app.adapt.work import Work
+from retromae.core.config import from_dict, read_yaml
 from retromae.core.runs import RunFolder
 from retromae.retrieval.encoder import Encoder
 from retromae.retrieval.systems import open_systems
@@ -69,6 +71,12 @@ def test_an_embedder_is_trained_on_pairs_judged_indexed_and_reported(
     assert found["returned"] in names and not str(found["returned"]).startswith("contrastive")
     assert states(run) | {"pretrained": "skipped", "hard": "skipped", "questions": "skipped"} == states(run)
     assert not (run / "rows").exists() and not list(run.glob("stages/*/checkpoint-*"))
+    config = from_dict(AdaptConfig, read_yaml(run / "config.yaml"))
+    opened = [Encoder.open(run / "stages" / stage) for stage in ("contrastive", "averaged")]
+    read = {
+        (one.max_query_length, one.max_passage_length) for one in [*opened, open_base(str(embedder), config)]
+    }
+    assert len(read) == 1, "all read as much of a text, or the comparison is not fair"
     assert (run / "report.html").read_text().count("<h1") == 1
     assert SentenceTransformer(str(run / "model"), device="cpu").get_sentence_embedding_dimension() == 32
     systems = open_systems(run)

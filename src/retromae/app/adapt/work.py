@@ -204,7 +204,8 @@ class Work:
             return "what was trained is taken as it is"
         trained = self.run / "stages" / ("hard" if self.plan.hard_seconds else "contrastive")
         out = self.run / "stages" / "averaged" / "model"
-        average([model_folder(self.base), model_folder(str(trained))], out, weights=[1 - share, share])
+        # The trained one first: the average reads texts as long as that and the base do in this run.
+        average([model_folder(str(trained)), model_folder(self.base)], out, weights=[share, 1 - share])
         self._rank("averaged", Encoder.open(out))
         return None
 
