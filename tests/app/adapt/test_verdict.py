@@ -75,8 +75,9 @@ def test_a_gain_within_its_own_error_is_none() -> None:
         (
             "base+bm25",
             {"base": 0.4, "bm25": 0.6, "base+bm25": 0.7},
-            "Training on this text did not clearly help",
+            "fusing the untouched base with BM25 does",
         ),
+        ("base+bm25", {"base": 0.7, "bm25": 0.6, "base+bm25": 0.7}, "its gain is not beyond doubt"),
         ("contrastive", {"base": 0.5, "bm25": 0.3, "contrastive": 0.5}, "not beyond doubt"),
         ("contrastive", {"bm25": 0.3, "contrastive": 0.5}, "Search on this text is better now"),
     ],

@@ -165,12 +165,19 @@ def sentence(returned: System, by_name: Mapping[str, System]) -> str:
             "BM25 wins: no model that was tried is clearly better, so plain word search is what this run returns: "
             f"{reached}" + (f", {against}." if others else ".")
         )
-    if returned.name in UNTOUCHED:
+    proven = all(_difference(returned, other).low > 0 for other in others)
+    if returned.name in UNTOUCHED and proven:
         return (
             "Training on this text did not clearly help; fusing the untouched base with BM25 does, and is what this "
             f"run returns: {reached}, {against}."
         )
-    if all(_difference(returned, other).low > 0 for other in others):
+    if returned.name in UNTOUCHED:
+        return (
+            "Training on this text did not clearly help. The untouched base, fused with BM25, won on the queries that "
+            "choose and is what this run returns, but its gain is not beyond doubt on those that prove: "
+            f"{reached}, {against}."
+        )
+    if proven:
         return f"Search on this text is better now: {returned.label} reaches {reached}, {against}."
     return (
         f"What was trained won on the queries that choose, but the gain is not beyond doubt on those that prove: "
