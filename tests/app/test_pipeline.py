@@ -132,14 +132,14 @@ DPR = {"name": "dpr", "verb": "finetune", "model": "m", "pairs": "p"}
 
 
 def test_a_change_reaches_the_stages_that_build_on_it(tmp_path: Path) -> None:
-    def fingerprints(**change: Any) -> list[str]:
+    def inputs(**change: Any) -> list[dict[str, Any]]:
         mine = {"name": "wrong", "verb": "mine", "model": "${dpr}", "pairs": "p"}
         alone = {"name": "alone", "verb": "mine", "model": "bm25", "pairs": "p"}
         found = Pipeline(stages({**DPR, **change}, mine, alone), "here").stages
-        return [stage.fingerprint for stage in found]
+        return [stage.inputs for stage in found]
 
-    before, after = fingerprints(), fingerprints(seed=7)
-    assert before == fingerprints()
+    before, after = inputs(), inputs(seed=7)
+    assert before == inputs()
     assert [a == b for a, b in zip(before, after)] == [False, False, True]
 
 
@@ -172,7 +172,7 @@ def test_the_command_line_refuses_and_plans(tmp_path: Path, monkeypatch: pytest.
     assert not pipeline()
     assert (tmp_path / "out" / "wrong" / "sample.md").is_file()
     path.write_text(yaml.safe_dump({"output_dir": str(tmp_path / "out"), "stages": [{**mine, "depth": 6}]}))
-    with pytest.raises(UserError, match="--restart wrong"):
+    with pytest.raises(UserError, match="depth was 5, is 6.*--restart wrong"):
         pipeline()
     assert not pipeline("--restart", "wrong")
     path.write_text(yaml.safe_dump({"output_dir": str(tmp_path / "o2"), "stages": [{**mine, "dept": 6}]}))

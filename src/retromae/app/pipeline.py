@@ -18,21 +18,21 @@ settings: a stage whose settings have changed is not taken for finished, and nei
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from retromae.app.ledger import Ledger, State
 from retromae.app.verbs import VERBS, command_of
 from retromae.core import distributed
 from retromae.core.config import fingerprint, unknown_key
 from retromae.core.errors import UserError
-from retromae.core.files import write_json
 
 STATE = "pipeline.json"
 REFERENCE = re.compile(r"\$\{(\w+)\}")
@@ -44,13 +44,13 @@ _SHARED = ("pretrain", "finetune", "mine", "teach", "distill", "encode")  # what
 
 @dataclass(frozen=True)
 class Stage:
-    """One verb with its settings. `fingerprint` covers the settings of the stages that it builds on, too."""
+    """One verb with its settings; `inputs` cover those of the stages that it builds on, too."""
 
     name: str
     verb: str
     settings: dict[str, Any]
     folder: Path
-    fingerprint: str
+    inputs: dict[str, Any]
 
 
 class Pipeline:
@@ -89,7 +89,7 @@ class Pipeline:
 
         def value_of(wanted: str) -> Any:
             if wanted in folders:
-                used.append(folders[wanted].fingerprint)
+                used.append(fingerprint(folders[wanted].inputs))
                 return str(folders[wanted].folder)
             if wanted in top:
                 return top[wanted]
@@ -100,24 +100,24 @@ class Pipeline:
             for key, value in entry.items()
             if key not in _OWN
         }
-        inputs = fingerprint([verb, settings, sorted(used)])
+        inputs = {"verb": verb, **settings, "what it builds on": sorted(used)}
         return Stage(name, verb, settings, self.folder / name, inputs)
 
     # -- running ------------------------------------------------------------------------------------------------
 
-    def finished(self) -> dict[str, str]:
-        """Finished stages and the fingerprints that they had."""
-        path = self.folder / STATE
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    @property
+    def ledger(self) -> Ledger:
+        """What is finished, and what it was made with."""
+        return Ledger(self.folder / STATE)
 
-    def states(self) -> list[tuple[Stage, str]]:
-        """Every stage and what will be done: finished, changed, resumed, to do."""
-        done = self.finished()
+    def states(self) -> list[tuple[Stage, State]]:
+        """Every stage and what is known of it."""
 
-        def state(stage: Stage) -> str:
-            if stage.name in done and stage.folder.exists():
-                return "finished" if done[stage.name] == stage.fingerprint else "changed"
-            return "interrupted" if stage.folder.exists() else "to do"
+        def state(stage: Stage) -> State:
+            if not stage.folder.exists():
+                return "to do"
+            found = self.ledger.state(stage.name, stage.inputs)
+            return "interrupted" if found == "to do" else found
 
         return [(stage, state(stage)) for stage in self.stages]
 
@@ -126,10 +126,9 @@ class Pipeline:
         names = [stage.name for stage in self.stages]
         if name not in names:
             raise unknown_key(name, names, "--restart")
-        done, forgotten = self.finished(), self.stages[names.index(name) :]
-        for stage in forgotten:
-            done.pop(stage.name, None)
-        write_json(self.folder / STATE, done)  # first: what is half removed must not be taken for finished
+        forgotten = self.stages[names.index(name) :]
+        # First: what is half removed must not be taken for finished.
+        self.ledger.forget(stage.name for stage in forgotten)
         for stage in forgotten:
             shutil.rmtree(stage.folder, ignore_errors=True)
             shutil.rmtree(stage.folder.with_name(f".{stage.name}.work"), ignore_errors=True)  # of mining
@@ -138,8 +137,9 @@ class Pipeline:
         """Run what is not finished; the exit code of a stage that was interrupted, otherwise 0."""
         for stage, state in self.states():
             if state == "changed":
+                changes = self.ledger.changes(stage.name, stage.inputs)
                 raise UserError(
-                    f"stage {stage.name} in '{self.folder}' was made with other settings; add --restart "
+                    f"stage {stage.name} in '{self.folder}' was made with other settings ({changes}); add --restart "
                     f"{stage.name} to make it and what follows again, or choose another output_dir."
                 )
             if state != "finished":
@@ -152,11 +152,9 @@ class Pipeline:
             code = self._run(stage)
             if code:
                 return code
-            distributed.first_decides(lambda stage=stage: self._mark(stage))  # type: ignore[misc]
+            done = partial(self.ledger.finish, stage.name, stage.inputs, {})
+            distributed.first_decides(done)
         return 0
-
-    def _mark(self, stage: Stage) -> None:
-        write_json(self.folder / STATE, {**self.finished(), stage.name: stage.fingerprint})
 
     def _parsed(self, stage: Stage) -> tuple[Any, list[str]]:
         """The command of a stage and its command line, which it has accepted."""

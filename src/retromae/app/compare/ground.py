@@ -14,8 +14,8 @@ from rich.console import Console
 
 from retromae.app.compare.arms import SHAPE
 from retromae.app.compare.settings import Common, Comparison, fetched
-from retromae.app.compare.stages import Ledger
 from retromae.app.compare.work import FREE, budgeted
+from retromae.app.ledger import Ledger
 from retromae.core import distributed
 from retromae.core.config import fingerprint
 from retromae.core.errors import UserError

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from retromae.app.compare.arms import Arm
 from retromae.app.compare.settings import Comparison, EvalSet
-from retromae.app.compare.stages import Ledger
+from retromae.app.ledger import Ledger
 from retromae.core.errors import UserError
 
 FACTS = "set.json"  # beside the values of a test

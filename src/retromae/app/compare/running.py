@@ -15,12 +15,12 @@ from rich.console import Console
 from retromae.app.compare.ground import Ground, Start, model_fingerprint
 from retromae.app.compare.jobs import FACTS, Job, test_folder
 from retromae.app.compare.settings import Comparison, EvalSet
-from retromae.app.compare.stages import State
 from retromae.app.compare.work import FREE, Opened, Stopwatch, with_length
 from retromae.app.curve_settings import MeasuredSet
 from retromae.app.dev import finetune_on_dev
 from retromae.app.encoders import MACHINE
 from retromae.app.evaluate import EvaluateConfig, evaluate
+from retromae.app.ledger import State
 from retromae.app.reports import warnings_of
 from retromae.core import distributed
 from retromae.core.config import fingerprint

@@ -1,13 +1,13 @@
 """What is done of a piece of work, and what it was done with.
 
-A `Ledger` is a small file beside the work. A stage enters its inputs before it begins and what came of it when it is
-finished; a stage whose inputs have changed since is not taken for finished.
+A `Ledger` is a small file beside the work. A stage may enter its inputs before it begins, and enters what came of it
+when it is finished; one whose inputs have changed since is not taken for finished.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,9 +27,14 @@ class Ledger:
         if not self.path.is_file():
             return {}
         try:
-            return dict(json.loads(self.path.read_text(encoding="utf-8")))
-        except ValueError:
-            raise UserError(f"{self.path} is damaged; remove the folder that it lies in.") from None
+            entries = dict(json.loads(self.path.read_text(encoding="utf-8")))
+            if not all("inputs" in entry for entry in entries.values()):
+                raise TypeError
+        except (ValueError, TypeError):
+            raise UserError(
+                f"{self.path} is damaged, or of another version; choose another output_dir, or remove this one."
+            ) from None
+        return entries
 
     def state(self, stage: str, inputs: Mapping[str, Any]) -> State:
         entry = self.read().get(stage)
@@ -44,6 +49,10 @@ class Ledger:
         before, now = self.read()[stage]["inputs"], _plain(inputs)
         names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
         return "; ".join(f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in names)
+
+    def forget(self, stages: Iterable[str]) -> None:
+        gone = set(stages)
+        write_json(self.path, {name: entry for name, entry in self.read().items() if name not in gone})
 
     def result(self, stage: str) -> dict[str, Any]:
         return dict(self.read()[stage]["result"])
