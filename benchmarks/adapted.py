@@ -17,7 +17,8 @@ from pathlib import Path
 from benchmarks import common
 from retromae.app.adapt.settings import AdaptConfig
 from retromae.app.adapt.start import open_base
-from retromae.app.adapt.verdict import DEPTH, FUSED, SYSTEM, VERDICT
+from retromae.app.adapt.telling import SYSTEM, VERDICT
+from retromae.app.adapt.verdict import DEPTH, FUSED
 from retromae.app.dev import DevSet, dev_set
 from retromae.core.config import from_dict, read_yaml
 from retromae.core.ranking import Run

@@ -66,7 +66,11 @@ def test_an_embedder_is_trained_on_pairs_judged_indexed_and_reported(
     said = retromae.well("adapt", text, *flags(run, embedder, minutes=0.1))
     found = verdict(run)
     assert str(found["sentence"]) in " ".join(said.split()) and found["metric"] == "nDCG@10"
-    names = [system["name"] for system in found["systems"]]  # type: ignore[union-attr]
+    systems = {system["name"]: system for system in found["systems"]}  # type: ignore[union-attr]
+    names = list(systems)
+    for name in [name for name in names if systems[name]["by_rule"]]:
+        alone, words = systems[name.removesuffix("+bm25")]["dev"], systems["bm25"]["dev"]
+        assert systems[name]["weight"] == 0.5 and min(alone, words) > 0.5 * max(alone, words)
     assert names[:3] == ["base", "contrastive", "averaged"] and "bm25" in names and "base+bm25" in names
     assert found["returned"] in names and not str(found["returned"]).startswith("contrastive")
     assert states(run) | {"pretrained": "skipped", "hard": "skipped", "questions": "skipped"} == states(run)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from retromae.app.adapt.judging import METRIC
-from retromae.app.adapt.verdict import System, _chosen, _eligible, sentence
+from retromae.app.adapt.telling import sentence
+from retromae.app.adapt.verdict import System, Verdict, _chosen, _comparable, _eligible
 from retromae.core.ranking import Run
 from retromae.evaluation.metrics import Result
 
@@ -54,6 +55,29 @@ def test_made_up_queries_return_an_embedder_half_way_only() -> None:
     assert _chosen(_eligible(without, own_queries=False)).name == "contrastive"
 
 
+def test_made_up_queries_do_not_weigh_words_against_vectors() -> None:
+    """Whatever they say: where model and BM25 find about as much, only their fusion may be returned."""
+    figures = {"base": 0.4, "bm25": 0.3, "averaged": 0.5, "base+bm25": 0.35, "averaged+bm25": 0.45}
+    systems = [system(name, value, value) for name, value in figures.items()]
+    for one in systems:
+        one.by_rule = one.kind == "fusion"
+    assert _chosen(_eligible(systems, own_queries=False)).name == "averaged+bm25"
+    assert _chosen(_eligible(systems, own_queries=True)).name == "averaged"
+    assert {one.name for one in _eligible(systems, own_queries=False)} == {
+        "bm25",
+        "base+bm25",
+        "averaged+bm25",
+    }
+
+
+@pytest.mark.parametrize(
+    ("model", "words", "alike"), [(0.4, 0.25, True), (0.25, 0.4, True), (0.4, 0.1, False), (0.0, 0.0, False)]
+)
+def test_who_finds_less_than_half_is_not_comparable(model: float, words: float, alike: bool) -> None:
+    quiet = (system("base", model, model, noise=0.0), system("bm25", words, words, noise=0.0))
+    assert _comparable(*quiet) == _comparable(*reversed(quiet)) == alike
+
+
 def test_a_gain_within_its_own_error_is_none() -> None:
     base, trained = system("base", 0.40, 0.40, noise=0.3), system("contrastive", 0.41, 0.41, noise=0.3)
     bm25 = system("bm25", 0.1, 0.1)
@@ -86,7 +110,17 @@ def test_the_sentence_says_who_won_and_by_how_much(
     returned: str, figures: dict[str, float], said: str
 ) -> None:
     systems = {name: system(name, value, value) for name, value in figures.items()}
-    told = sentence(systems[returned], systems)
+    told = sentence(Verdict(list(systems.values()), systems[returned]))
     assert said in told and f"{systems[returned].test[METRIC]:.3f}" in told
     for other in {"base", "bm25"} & set(figures) - {returned}:
         assert f"({systems[other].test[METRIC]:.3f})" in told
+
+
+def test_a_fusion_by_rule_is_not_said_to_have_won() -> None:
+    names = {"base": 0.5, "bm25": 0.4, "base+bm25": 0.45, "averaged+bm25": 0.48}
+    systems = {name: system(name, value, value) for name, value in names.items()}
+    for name in ("base+bm25", "averaged+bm25"):
+        systems[name].by_rule = True
+        told = sentence(Verdict(list(systems.values()), systems[name]))
+        assert "in equal parts" in told and "--pairs" in told and "-0.0" in told
+        assert ("did not clearly help" in told) == (name == "base+bm25")

@@ -14,7 +14,7 @@ from retromae.app.adapt.plan import PLAN
 from retromae.app.adapt.settings import AdaptConfig, check
 from retromae.app.adapt.stages import STATE, Stage, Stages
 from retromae.app.adapt.start import default_base
-from retromae.app.adapt.verdict import SYSTEM, VERDICT
+from retromae.app.adapt.telling import SYSTEM, VERDICT
 from retromae.app.adapt.work import Work
 from retromae.core.config import write_yaml
 from retromae.core.errors import UserError

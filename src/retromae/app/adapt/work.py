@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from retromae.app.adapt import plan as planning
-from retromae.app.adapt import recipes
+from retromae.app.adapt import recipes, telling
 from retromae.app.adapt import verdict as judgement
 from retromae.app.adapt.corpus import CorpusFacts, passages_of, write_corpus
 from retromae.app.adapt.generate import generate
@@ -213,7 +213,7 @@ class Work:
 
     def judge(self) -> None:
         found = judgement.judge(self.judging)
-        judgement.write(found, self.judging, self.run)
+        telling.write(found, self.judging, self.run)
         source = self._model_of(found.returned.stage)
         encoder = self._encoder_of(found.returned)
         with replacing_folder(self.run / "model") as folder:

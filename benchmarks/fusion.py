@@ -1,0 +1,73 @@
+"""How much of a fusion should be vectors, and how much BM25, for queries of people? nDCG@10 by weight and set.
+
+python -m benchmarks.fusion data/mine data/yours --json fusion.json
+
+Sets are BEIR folders; of each, `--queries` test queries over all their answers, BM25's best and random passages,
+`--passages` in all. The model is the offline package, untouched, unless `--model` names another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import warnings
+from pathlib import Path
+
+from benchmarks import common
+from retromae.app.adapt.settings import AdaptConfig
+from retromae.app.adapt.start import default_base, open_base
+from retromae.app.dev import dev_set
+from retromae.evaluation.metrics import mean_of
+from retromae.retrieval.fusion import weighted
+
+METRIC, DEPTH = "nDCG@10", 100
+WEIGHTS = [tenths / 10 for tenths in range(11)]  # of the vectors; 0 is BM25 alone
+
+
+def by_weight(folder: str, options: argparse.Namespace, cache: str) -> dict[float, float]:
+    config = AdaptConfig(passage_max_len=options.passage_max_len)
+    model = open_base(options.model or default_base(), config)
+    queries, _ = dev_set(
+        folder,
+        options.split,
+        train="train",
+        queries=options.queries,
+        passages=options.passages,
+        metric=METRIC,
+        cache=cache,
+        seed=options.seed,
+    )
+    runs = [queries.rank(model), queries.bm25("english")]
+    return {
+        weight: mean_of(queries.qrels, weighted(runs, [weight, 1 - weight], depth=DEPTH), METRIC)
+        for weight in WEIGHTS
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("sets", nargs="+")
+    parser.add_argument("--model")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--queries", type=int, default=300)
+    parser.add_argument("--passages", type=int, default=1200)
+    parser.add_argument("--passage-max-len", type=int, default=126)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    with tempfile.TemporaryDirectory() as cache:
+        found = {Path(folder).name: by_weight(folder, options, cache) for folder in options.sets}
+    rows = [[name, *(f"{value:.3f}" for value in values.values())] for name, values in found.items()]
+    common.print_table(f"{METRIC} by the share of the vectors", ["", *map(str, WEIGHTS)], rows)
+    if options.json:
+        figures = {
+            name: {str(weight): value for weight, value in values.items()} for name, values in found.items()
+        }
+        common.write_json(options.json, {"metric": METRIC, "sets": figures}, seed=options.seed)
+
+
+if __name__ == "__main__":
+    main()
