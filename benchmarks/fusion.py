@@ -60,8 +60,8 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     with tempfile.TemporaryDirectory() as cache:
         found = {Path(folder).name: by_weight(folder, options, cache) for folder in options.sets}
-    rows = [[name, *(f"{value:.3f}" for value in values.values())] for name, values in found.items()]
-    common.print_table(f"{METRIC} by the share of the vectors", ["", *map(str, WEIGHTS)], rows)
+    rows = [[str(weight), *(f"{values[weight]:.3f}" for values in found.values())] for weight in WEIGHTS]
+    common.print_table(f"{METRIC} by the share of the vectors", ["", *found], rows)
     if options.json:
         figures = {
             name: {str(weight): value for weight, value in values.items()} for name, values in found.items()

@@ -172,7 +172,7 @@ def test_the_command_line_refuses_and_plans(tmp_path: Path, monkeypatch: pytest.
     assert not pipeline()
     assert (tmp_path / "out" / "wrong" / "sample.md").is_file()
     path.write_text(yaml.safe_dump({"output_dir": str(tmp_path / "out"), "stages": [{**mine, "depth": 6}]}))
-    with pytest.raises(UserError, match="depth was 5, is 6.*--restart wrong"):
+    with pytest.raises(UserError, match=r"depth was 5, is 6.*--restart wrong"):
         pipeline()
     assert not pipeline("--restart", "wrong")
     path.write_text(yaml.safe_dump({"output_dir": str(tmp_path / "o2"), "stages": [{**mine, "dept": 6}]}))
