@@ -96,7 +96,8 @@ def needs(objective: RetroMAE, lengths: Iterable[int]) -> dict[str, Need]:
     for length, rows in Counter(lengths).items():
         attention = flops.attention(backbone.style, rows, length)
         ordinary = flops.ordinary_tokens(rows, length)
-        sums[ENCODER] += flops.encoder(backbone, rows, length) - backbone.num_layers * attention
+        read = objective.needed_count(rows, length)
+        sums[ENCODER] += flops.encoder(backbone, rows, length, read) - backbone.num_layers * attention
         sums[ENCODER_ATTENTION] += backbone.num_layers * attention
         sums[DECODER] += flops.layers(backbone.style, settings.decoder_layers, rows, length) - attention
         sums[DECODER_ATTENTION] += attention

@@ -145,6 +145,23 @@ def test_equal_to_the_equations(
         )
 
 
+@pytest.mark.parametrize(("name", "settings"), CASES)
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_nothing_is_read_that_the_last_layer_left_out(
+    family: str, name: str, settings: dict[str, Any], tiny_folder: Callable[[str], Path]
+) -> None:
+    objective = make(tiny_folder(family), name, **settings).double()
+    batch = batch_of(PASSAGES, pad_id(objective), extra=3)
+    found = []
+    for leaves_out in (True, False):
+        for module in objective.modules():
+            if isinstance(module, Backbone):
+                module.leaves_out = leaves_out
+        output = objective(batch)
+        found.append(({**output}, objective.measure(batch), gradients(output["loss"], objective)))
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", available())
 def test_parts_add_up_over_micro_batches(name: str, tiny_folder: Callable[[str], Path]) -> None:
     """Cut differently, a step has the same loss and the same parts."""

@@ -13,6 +13,7 @@ lays out its models. Two things differ from calling the masked-LM model itself:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -33,6 +34,7 @@ from retromae.models.loading import (
     scratch_config,
     set_dropout,
 )
+from retromae.models.needed import only_at
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class Backbone(nn.Module):
         words = self._part(self.family.words).weight
         self.vocab_size = int(words.shape[0])
         self.embedding_size = int(words.shape[1])  # of a word, before it is projected to hidden size
+        # May `encode` leave out what is not needed? An MLP that is cut into chunks of positions must see them all.
+        self.leaves_out = self.family.tail is not None and not getattr(config, "chunk_size_feed_forward", 0)
         self.has_positions = self._position_table is not None
         self.max_length = (
             int(config.max_position_embeddings) - self._position_offset
@@ -160,28 +164,55 @@ class Backbone(nn.Module):
 
     @overload
     def encode(
-        self, token_ids: Tensor, attention_mask: Tensor, *, all_layers: Literal[False] = False
+        self,
+        token_ids: Tensor,
+        attention_mask: Tensor,
+        *,
+        needed: Tensor | None = None,
+        all_layers: Literal[False] = False,
     ) -> Tensor: ...
     @overload
     def encode(
-        self, token_ids: Tensor, attention_mask: Tensor, *, all_layers: Literal[True]
+        self,
+        token_ids: Tensor,
+        attention_mask: Tensor,
+        *,
+        needed: Tensor | None = None,
+        all_layers: Literal[True],
     ) -> tuple[Tensor, ...]: ...
     def encode(
-        self, token_ids: Tensor, attention_mask: Tensor, *, all_layers: bool = False
+        self,
+        token_ids: Tensor,
+        attention_mask: Tensor,
+        *,
+        needed: Tensor | None = None,
+        all_layers: bool = False,
     ) -> Tensor | tuple[Tensor, ...]:
         """(B, L) → (B, L, d), the last hidden states.
+
+        `needed` (B, L) bool says which of them are read; the last layer then leaves out what it can of the others, and
+        their places hold zeros, or in a pre-norm family what has become of them half way. All states are computed with
+        `all_layers`, where `leaves_out` is off, with gradient checkpointing, which computes the layer once more, and
+        when compiled, where shapes must not depend on values. So only needed positions may be read.
 
         `all_layers` gives a tuple instead: the embeddings, then every layer's output; its last entry is the
         last hidden state, after a pre-norm family's final LayerNorm.
         """
-        output = self.base(
-            input_ids=token_ids,
-            attention_mask=attention_mask,
-            output_hidden_states=all_layers,
-            return_dict=True,
-        )
+        with self._leaving_out(None if all_layers else needed):
+            output = self.base(
+                input_ids=token_ids,
+                attention_mask=attention_mask,
+                output_hidden_states=all_layers,
+                return_dict=True,
+            )
         last: Tensor = output.last_hidden_state
         return (*output.hidden_states[:-1], last) if all_layers else last
+
+    def encode_first(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """(B, L) → (B, d): the last hidden state of the first token, [CLS], where no other is read."""
+        first = torch.zeros_like(token_ids, dtype=torch.bool)
+        first[:, 0] = True
+        return self.encode(token_ids, attention_mask, needed=first)[:, 0]
 
     def encode_after(self, first: Tensor, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(B, e), (B, L) → (B, L, d): like `encode`, with a vector in the place of the first token's embedding.
@@ -271,6 +302,15 @@ class Backbone(nn.Module):
                 f"the tokenizer pads with id {tokenizer.pad_token_id} but the model counts positions by its "
                 f"padding id {padding}; use the tokenizer that belongs to this model."
             )
+
+    def _leaving_out(self, needed: Tensor | None) -> AbstractContextManager[None]:
+        """A pass in it may leave out what is not needed."""
+        tail = self.family.tail
+        if needed is None or tail is None or not self.leaves_out or torch.compiler.is_compiling():
+            return nullcontext()
+        if any(getattr(module, "gradient_checkpointing", False) for module in self.base.modules()):
+            return nullcontext()
+        return only_at(needed, self._part(tail.layers)[-1], tail)
 
     def _part(self, path: str) -> Any:
         return attrgetter(path)(self.model)

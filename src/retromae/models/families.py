@@ -18,6 +18,16 @@ from retromae.core.errors import UserError
 
 
 @dataclass(frozen=True)
+class Tail:
+    """What follows attention in a layer, where every position is by itself: see `needed.py`."""
+
+    layers: str  # the list of the encoder's layers
+    # From the first module's input to the last one's output, by their paths in a layer. Several parts where something
+    # of a layer's own, such as adding the residual, lies between two modules and takes all positions.
+    parts: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
 class Family:
     """One architecture."""
 
@@ -35,6 +45,7 @@ class Family:
     gated: bool = False  # MLP: activation(a) * b, with a and b from one matrix of twice the width
     intermediate: str = "intermediate_size"  # what the configuration calls the width of the MLP
     scratch: Mapping[str, Any] = field(default_factory=dict)  # settings of a model started from nothing
+    tail: Tail | None = None  # None where the last layer cannot be told from the others
 
 
 def _embeddings(base: str) -> dict[str, Any]:
@@ -46,6 +57,11 @@ def _embeddings(base: str) -> dict[str, Any]:
     }
 
 
+def _tail(base: str) -> Tail:
+    """As BERT has it."""
+    return Tail(f"{base}.encoder.layer", (("attention.output", "output"),))
+
+
 def _decoder(path: str) -> dict[str, Any]:
     return {"weight": f"{path}.weight", "bias": f"{path}.bias"}
 
@@ -54,6 +70,7 @@ _BERT = Family(
     **_embeddings("bert"),
     transform=("cls.predictions.transform",),
     **_decoder("cls.predictions.decoder"),
+    tail=_tail("bert"),
 )
 _ROBERTA = Family(
     **_embeddings("roberta"),
@@ -61,6 +78,7 @@ _ROBERTA = Family(
     transform=("lm_head.dense", functional.gelu, "lm_head.layer_norm"),
     **_decoder("lm_head.decoder"),
     scratch={"type_vocab_size": 1},
+    tail=_tail("roberta"),
 )
 _DEBERTA = Family(
     **_embeddings("deberta"),
@@ -73,6 +91,7 @@ _DEBERTA = Family(
         "position_biased_input": False,
         "type_vocab_size": 0,
     },
+    tail=_tail("deberta"),
 )
 # The head that DeBERTa was trained with (`legacy: false`): it multiplies by the word embeddings themselves.
 _DEBERTA_TRAINED_HEAD = replace(
@@ -92,6 +111,10 @@ FAMILIES: Mapping[str, Family] = {
         transform=("vocab_transform", "activation", "vocab_layer_norm"),
         **_decoder("vocab_projector"),
         intermediate="hidden_dim",
+        tail=Tail(
+            "distilbert.transformer.layer",
+            (("attention.out_lin", "attention.out_lin"), ("sa_layer_norm", "output_layer_norm")),
+        ),
     ),
     "electra": Family(
         **_embeddings("electra"),
@@ -99,10 +122,19 @@ FAMILIES: Mapping[str, Family] = {
         norm_first=True,
         transform=("generator_predictions",),
         **_decoder("generator_lm_head"),
+        tail=_tail("electra"),
     ),
     "deberta": _DEBERTA,
     "deberta-v2": _DEBERTA,
-    "mpnet": replace(_ROBERTA, **_embeddings("mpnet"), scratch={}),
+    "mpnet": replace(
+        _ROBERTA,
+        **_embeddings("mpnet"),
+        scratch={},
+        tail=Tail(
+            "mpnet.encoder.layer",
+            (("attention.attn.o", "attention.attn.o"), ("attention.LayerNorm", "output")),
+        ),
+    ),
     "albert": Family(
         **_embeddings("albert"),
         projection="albert.encoder.embedding_hidden_mapping_in",
@@ -119,6 +151,7 @@ FAMILIES: Mapping[str, Family] = {
         pre_norm=True,
         gated=True,
         scratch=dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")),
+        tail=Tail("model.layers", (("attn.Wo", "attn.Wo"), ("mlp_norm", "mlp"))),
     ),
 }
 

@@ -1,8 +1,9 @@
 """What a training step must compute: the floating-point operations of its matrix products, by the layers' sizes.
 
 A product of (m, k) and (k, n) counts 2·m·n·k. Element-wise work (LayerNorm, softmax, dropout, activations, the
-optimiser) is left out, as usual, and so is what is computed twice only to save memory. Attention counts every pair of
-positions, hidden ones too: that is what masked attention computes, unless a kernel skips a sliding window's outside.
+optimiser) is left out, as usual, and so is what gradient checkpointing and compiling add: layers that are computed
+twice, and the last one at positions that nobody reads. Attention counts every pair of positions, hidden ones too: that
+is what masked attention computes, unless a kernel skips a sliding window's outside.
 
 Functions give one forward pass, unless they say otherwise; `TRAINING` times that is forward and backward.
 """
@@ -24,11 +25,17 @@ def ordinary_tokens(rows: int, length: int) -> int:
 def layers(style: LayerStyle, number: int, rows: int, length: int, *, cross: bool = False) -> float:
     """`number` layers over (rows, length, d); `cross`: each with cross-attention to one vector per row."""
     size = style.hidden_size
-    projections = 2 * 4 * length * size * size  # query, key, value, output
+    before = 2.0 * 3 * rows * length * size * size  # query, key, value
+    sentence = 2.0 * 2 * rows * size * size if cross else 0.0  # value and output of one vector
+    return number * (
+        before + attention(style, rows, length) + after_attention(style, rows * length) + sentence
+    )
+
+
+def after_attention(style: LayerStyle, positions: float) -> float:
+    """The part of one layer in which every position is by itself: the output projection and the MLP."""
     matrices = 3 if style.gated else 2
-    mlp = 2 * matrices * length * size * style.intermediate_size
-    sentence = 2 * 2 * size * size if cross else 0  # value and output of one vector
-    return number * (rows * float(projections + mlp + sentence) + attention(style, rows, length))
+    return 2.0 * positions * style.hidden_size * (style.hidden_size + matrices * style.intermediate_size)
 
 
 def attention(style: LayerStyle, rows: int, length: int) -> float:
@@ -36,12 +43,14 @@ def attention(style: LayerStyle, rows: int, length: int) -> float:
     return 2.0 * 2 * rows * length * length * style.hidden_size
 
 
-def encoder(backbone: Backbone, rows: int, length: int) -> float:
-    """The backbone's encoder over (rows, length) token ids."""
+def encoder(backbone: Backbone, rows: int, length: int, needed: float | None = None) -> float:
+    """The backbone's encoder over (rows, length) token ids; `needed` of their positions are read, or all."""
+    unread = rows * length - needed if needed is not None and backbone.leaves_out else 0.0
     return (
         embeddings(backbone, rows, length)
         + layers(backbone.style, backbone.num_layers, rows, length)
         + backbone.num_layers * _relative_attention(backbone, rows, length)
+        - after_attention(backbone.style, unread)
     )
 
 

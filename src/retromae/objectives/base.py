@@ -86,7 +86,9 @@ class Labelled(NamedTuple):
 class Encoded(NamedTuple):
     """One pass through the encoder, and through a decoder where there is one, before any loss."""
 
-    hidden: Tensor  # (B, L, d) encoder states of the masked passage; position 0 is the sentence vector
+    hidden: (
+        Tensor  # (B, L, d) states of the masked passage, where `needed`; position 0 is the sentence vector
+    )
     parts: list[Labelled]
 
 
@@ -250,7 +252,22 @@ class OnePass(Objective):
         That is `token_ids` (B, L) and, where other positions than the batch's hold tokens, `attention_mask` (B, L).
         """
         attention_mask = drawn.tensors.get("attention_mask", batch.attention_mask)
-        return self.backbone.encode(drawn.tensors["token_ids"], attention_mask)
+        needed = self.needed(drawn)
+        if needed is not None:
+            needed = needed.clone()
+            needed[:, 0] = True
+        return self.backbone.encode(drawn.tensors["token_ids"], attention_mask, needed=needed)
+
+    def needed(self, drawn: Drawn) -> Tensor | None:
+        """(B, L) bool: the positions whose states are read, besides [CLS], which always is; None: all of them.
+
+        The encoder may leave out the others. A subclass whose parts or measures read more must say so here.
+        """
+        return None
+
+    def needed_count(self, rows: int, length: int) -> float | None:
+        """How many positions of full rows that is to be expected to be, [CLS] among them; for `flops`."""
+        return None
 
     def forward(
         self, batch: Batch, drawn: Drawn | None = None, totals: Mapping[str, Tensor] | None = None

@@ -100,12 +100,12 @@ class DiffCSE(simcse.SimCSE):
     def edit(self, batch: Batch, drawn: Drawn) -> Tensor:
         """(B, L): the rows with what the generator puts into their gaps, sampled, never a special token."""
         replaced = drawn.tensors["replaced"]
-        hidden = self.generator.encode(drawn.tensors["masked"], batch.attention_mask)[replaced]
+        hidden = self.generator.encode(drawn.tensors["masked"], batch.attention_mask, needed=replaced)
         (keys,) = stream_keys(self.row_keys(batch), Stream.REPLACEMENT)
         where = uniform(at_positions(keys, batch.token_ids.shape[1]))[replaced]
         ordinary: Tensor = self.ordinary  # type: ignore[assignment]
         edited = batch.token_ids.clone()
-        edited[replaced] = sample_words(self.generator, hidden, where, ordinary)
+        edited[replaced] = sample_words(self.generator, hidden[replaced], where, ordinary)
         return edited
 
     @torch.no_grad()
@@ -121,12 +121,12 @@ class DiffCSE(simcse.SimCSE):
         return measures
 
     def flops(self, rows: int, length: int) -> float:
-        once = flops.encoder(self.backbone, rows, length)
         masked = self.settings.replaced_probability * flops.ordinary_tokens(rows, length)
-        generating = once + flops.vocabulary(self.backbone, masked)  # forward only
+        generating = flops.encoder(self.backbone, rows, length, masked)  # forward only
+        generating += flops.vocabulary(self.backbone, masked)
         size, width = self.backbone.hidden_size, self.backbone.embedding_size
         narrowing = 0 if width == size else 2 * rows * size * width
-        detecting = once + narrowing + 2 * rows * length * size
+        detecting = flops.encoder(self.backbone, rows, length) + narrowing + 2 * rows * length * size
         return super().flops(rows, length) + generating + flops.TRAINING * detecting
 
 

@@ -144,11 +144,11 @@ class LaPraDoR(Contrastive):
         query = Tower(self.query, drawn.tensors["query_ids"], drawn.tensors["query_mask"])
         document = Tower(self.backbone, drawn.tensors["document_ids"], drawn.tensors["document_mask"])
         trained, frozen = (document, query) if self.trains_documents else (query, document)
-        hidden = trained.encoder.encode(trained.token_ids.repeat(2, 1), trained.attention_mask.repeat(2, 1))
-        vectors = [*hidden[:, 0].chunk(2)]
+        token_ids, attention_mask = trained.token_ids.repeat(2, 1), trained.attention_mask.repeat(2, 1)
+        vectors = [*trained.encoder.encode_first(token_ids, attention_mask).chunk(2)]
         if GRADIENT not in drawn.tensors:
             with torch.no_grad(), without_dropout(frozen.encoder):
-                vectors.append(frozen.encoder.encode(frozen.token_ids, frozen.attention_mask)[:, 0])
+                vectors.append(frozen.encoder.encode_first(frozen.token_ids, frozen.attention_mask))
         return torch.stack(vectors, dim=1)[drawn.tensors["compared"]]
 
     def contrast(self, vectors: Tensor) -> Tensor:
@@ -170,8 +170,8 @@ class LaPraDoR(Contrastive):
         """The mean over both turns, in which the pool fills. A word is taken for one token. Of a batch of some size
         one query has about the most words, and one document, which all are padded to, is still whole."""
         most = max(1, min(self.settings.query_words, (length - 2) // 2))
-        query = flops.encoder(self.backbone, rows, kept_width(2 + most, length))
-        document = flops.encoder(self.backbone, rows, length)
+        query = flops.encoder(self.backbone, rows, kept_width(2 + most, length), rows)
+        document = flops.encoder(self.backbone, rows, length, rows)
         towers = (2 * flops.TRAINING + 1) * (query + document) / 2  # one trained on two views, one read once
         size, steps = self.backbone.hidden_size, self.settings.turn_steps
         pooled = sum(min(rows * step, self.settings.pool_size) for step in range(steps)) / steps

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from retromae.core.config import setting
 from retromae.models import flops
 from retromae.objectives.base import Batch, Drawn, Encoded, Labelled, OnePass, count
@@ -35,8 +37,15 @@ class MaskedLanguageModel(OnePass):
         labelled = drawn.tensors["labelled"]
         return Encoded(hidden, [Labelled("encoder", hidden[labelled], batch.token_ids[labelled])])
 
+    def needed(self, drawn: Drawn) -> Tensor | None:
+        return drawn.tensors["labelled"]
+
+    def needed_count(self, rows: int, length: int) -> float | None:
+        return rows + self.settings.encoder_mlm_probability * flops.ordinary_tokens(rows, length)
+
     def flops(self, rows: int, length: int) -> float:
         labels = self.settings.encoder_mlm_probability * flops.ordinary_tokens(rows, length)
         return flops.TRAINING * (
-            flops.encoder(self.backbone, rows, length) + flops.vocabulary(self.backbone, labels)
+            flops.encoder(self.backbone, rows, length, self.needed_count(rows, length))
+            + flops.vocabulary(self.backbone, labels)
         )

@@ -128,6 +128,12 @@ class RetroMAE(AutoEncoder):
             return target
         return 1.0 - (1.0 - target) * progress / schedule
 
+    def needed(self, drawn: Drawn) -> Tensor | None:
+        return drawn.tensors["labelled"]
+
+    def needed_count(self, rows: int, length: int) -> float | None:
+        return rows + self.settings.encoder_mlm_probability * flops.ordinary_tokens(rows, length)
+
     def flops(self, rows: int, length: int) -> float:
         settings, tokens = self.settings, flops.ordinary_tokens(rows, length)
         # While the schedule lasts, the hidden share is on average half way to everything.
@@ -135,7 +141,7 @@ class RetroMAE(AutoEncoder):
         hidden += (1.0 - hidden) * settings.hide_schedule / 2
         labels = (settings.encoder_mlm_probability + (1.0 if self.enhanced else hidden)) * tokens
         return flops.TRAINING * (
-            flops.encoder(self.backbone, rows, length)
+            flops.encoder(self.backbone, rows, length, self.needed_count(rows, length))
             + flops.embeddings(self.backbone, rows, length)
             + flops.layers(self.backbone.style, settings.decoder_layers, rows, length)
             + flops.vocabulary(self.backbone, labels)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from retromae.core.config import setting
 from retromae.models import flops
 from retromae.models.backbone import Backbone
@@ -51,10 +53,16 @@ class SEED(LeftToRight):
         masked = Labelled("encoder", hidden[labelled], batch.token_ids[labelled])
         return Encoded(hidden, [masked, self.rebuild(hidden[:, 0], batch, drawn)])
 
+    def needed(self, drawn: Drawn) -> Tensor | None:
+        return drawn.tensors["labelled"]
+
+    def needed_count(self, rows: int, length: int) -> float | None:
+        return rows + self.settings.encoder_mlm_probability * flops.ordinary_tokens(rows, length)
+
     def flops(self, rows: int, length: int) -> float:
         settings, tokens = self.settings, flops.ordinary_tokens(rows, length)
         return flops.TRAINING * (
-            flops.encoder(self.backbone, rows, length)
+            flops.encoder(self.backbone, rows, length, self.needed_count(rows, length))
             + flops.embeddings(self.backbone, rows, length)
             + flops.layers(self.backbone.style, settings.decoder_layers, rows, length, cross=True)
             + flops.vocabulary(self.backbone, (1.0 + settings.encoder_mlm_probability) * tokens)

@@ -68,8 +68,8 @@ class SimCSE(Contrastive):
 
     def views(self, batch: Batch) -> Tensor:
         """(2, B, d): [CLS] of every row under two draws of dropout."""
-        hidden = self.backbone.encode(batch.token_ids.repeat(2, 1), batch.attention_mask.repeat(2, 1))
-        return torch.stack(hidden[:, 0].chunk(2))
+        first = self.backbone.encode_first(batch.token_ids.repeat(2, 1), batch.attention_mask.repeat(2, 1))
+        return torch.stack(first.chunk(2))
 
     def projected(self, views: Tensor, drawn: Drawn) -> Tensor:
         """(2, B, d) → (n, 2, d), the compared rows' only."""
@@ -93,7 +93,7 @@ class SimCSE(Contrastive):
     def guessed(self, batch: Batch, drawn: Drawn) -> Labelled:
         """The masked words, from a pass of their own."""
         labelled = drawn.tensors["labelled"]
-        hidden = self.backbone.encode(drawn.tensors["token_ids"], batch.attention_mask)
+        hidden = self.backbone.encode(drawn.tensors["token_ids"], batch.attention_mask, needed=labelled)
         return Labelled("encoder", hidden[labelled], batch.token_ids[labelled])
 
     @torch.no_grad()
@@ -105,10 +105,11 @@ class SimCSE(Contrastive):
 
     def flops(self, rows: int, length: int) -> float:
         size = self.backbone.hidden_size
-        once = flops.encoder(self.backbone, rows, length)
+        views = flops.encoder(self.backbone, 2 * rows, length, 2 * rows)
         comparing = 2 * 2 * rows * size * size + 2 * rows * rows * size  # the projection, and all cosines
-        total = 2 * once + comparing
+        total = views + comparing
         if self.guesses_words:
             labels = self.settings.encoder_mlm_probability * flops.ordinary_tokens(rows, length)
-            total += once + flops.vocabulary(self.backbone, labels)
+            total += flops.encoder(self.backbone, rows, length, labels)
+            total += flops.vocabulary(self.backbone, labels)
         return flops.TRAINING * total

@@ -96,9 +96,15 @@ class TSDAE(LeftToRight):
         hidden = self.read(batch, drawn)
         return Encoded(hidden, [self.rebuild(hidden[:, 0], batch, drawn)])
 
+    def needed(self, drawn: Drawn) -> Tensor | None:
+        return torch.zeros_like(drawn.tensors["token_ids"], dtype=torch.bool)
+
+    def needed_count(self, rows: int, length: int) -> float | None:
+        return rows
+
     def flops(self, rows: int, length: int) -> float:
         return flops.TRAINING * (
-            flops.encoder(self.backbone, rows, self.kept_length(length))
+            flops.encoder(self.backbone, rows, self.kept_length(length), self.needed_count(rows, length))
             + flops.embeddings(self.backbone, rows, length)
             + flops.layers(self.backbone.style, len(self.decoder.layers), rows, length, cross=True)
             + flops.vocabulary(self.backbone, flops.ordinary_tokens(rows, length))

@@ -218,7 +218,7 @@ class UnifiedEncoder(InputModule):
 
     def _plain(self, features: Mapping[str, Any]) -> Tensor:
         """(B, d): [CLS] of the unmasked texts."""
-        return self.objective.backbone.encode(features["input_ids"], features["attention_mask"])[:, 0]
+        return self.objective.backbone.encode_first(features["input_ids"], features["attention_mask"])
 
     def _masked(self, batch: Batch, drawn: Drawn) -> Tensor:
         """(B, d): [CLS] of the masked texts, as `objective.encode` computes it."""

@@ -1,0 +1,66 @@
+"""The last layer where it is read, and nowhere else.
+
+After its attention a layer treats every position by itself. Of the last layer's output an objective reads [CLS] and the
+masked words, a retriever [CLS] alone, so there the output projection, LayerNorm and MLP need not be computed anywhere
+else. Where that part of a layer begins and ends is data: `families.Tail`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from retromae.models.families import Tail
+
+
+@contextmanager
+def only_at(needed: Tensor, layer: nn.Module, tail: Tail) -> Iterator[None]:
+    """While it lasts, `layer` computes its tail at the needed positions only; `needed` is (B, L) bool.
+
+    What enters a part of the tail, (B, L, ·), goes on as (1, n, ·), the n needed positions of all rows; what leaves it
+    is put back, with zeros elsewhere. Tensors of other shapes stay as they are. Dropout falls as in the whole pass.
+    Hooks do it, which are gone afterwards, whatever happens, so no copy, no file and no later pass sees anything of it.
+    Two threads must not use one model meanwhile.
+    """
+    places = needed.flatten().nonzero()[:, 0]  # (n,)
+    whole, packed = needed.shape, (1, len(places))
+
+    def gather(states: Tensor) -> Tensor:
+        return states.flatten(0, 1).index_select(0, places)[None] if states.shape[:2] == whole else states
+
+    def enter(module: nn.Module, args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> Any:
+        return tuple(map(gather, args)), {name: gather(states) for name, states in kwargs.items()}
+
+    def leave(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        if output.shape[:2] != packed:
+            return output
+        states = output.new_zeros(needed.numel(), output.shape[-1])
+        return states.index_copy_(0, places, output[0]).view(*whole, -1)
+
+    def dropping(dropout: nn.Dropout) -> Callable[[Tensor], Tensor]:
+        plain = dropout.forward
+
+        def forward(states: Tensor) -> Tensor:
+            if states.shape[:2] != packed or states.ndim != 3:
+                return plain(states)
+            with torch.no_grad():
+                kept = gather(plain(states.new_ones(*whole, states.shape[-1]))) != 0
+            return states * kept / (1.0 - dropout.p)
+
+        return forward
+
+    with ExitStack() as undo:
+        if len(places) < needed.numel():
+            for first, last in tail.parts:
+                start, end = layer.get_submodule(first), layer.get_submodule(last)
+                undo.enter_context(start.register_forward_pre_hook(enter, with_kwargs=True))
+                undo.enter_context(end.register_forward_hook(leave))
+            for dropout in layer.modules():
+                if isinstance(dropout, nn.Dropout) and dropout.training and dropout.p > 0:
+                    dropout.forward = dropping(dropout)  # type: ignore[method-assign, assignment]
+                    undo.callback(delattr, dropout, "forward")
+        yield
