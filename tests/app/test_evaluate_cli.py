@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import yaml
 
 from app.command_line import CommandLine, write_lines, write_set
@@ -138,6 +139,7 @@ def test_settings_from_a_file(
     assert done.code == 2 and "unknown setting 'dept'; did you mean 'depth'?" in done.err
 
 
+@pytest.mark.slow
 def test_killed_and_gone_on_with(retromae: CommandLine, tiny_folder: Folder, tmp_path: Path) -> None:
     collection = write_set(tmp_path / "toy", 240)
     words = ["encode", tiny_folder("bert"), "--corpus", collection, "--pooling", "cls", "--shard-size", 2]

@@ -36,7 +36,7 @@ def held_elsewhere(folder: Path) -> tuple[subprocess.Popen[str], int]:
     return process, int(process.stdout.readline())
 
 
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
 def test_a_folder_is_free_when_its_process_ended_though_its_workers_live(
     end: signal.Signals, tmp_path: Path
 ) -> None:
@@ -47,16 +47,13 @@ def test_a_folder_is_free_when_its_process_ended_though_its_workers_live(
     ):
         pytest.fail("two at once")
     process.send_signal(end)
-    if end == signal.SIGINT:  # its own clean-up waits for the worker
-        os.kill(worker, signal.SIGKILL)
-    process.wait(30)
+    process.wait(60)
     with only_writer(tmp_path / "run"):
-        alive = Path(f"/proc/{worker}").exists()
-    assert alive == (end != signal.SIGINT) or not Path("/proc").exists()
-    if alive:
-        os.kill(worker, signal.SIGKILL)
+        os.kill(worker, 0)  # it is alive
+    os.kill(worker, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_whoever_waits_gets_it_next(tmp_path: Path) -> None:
     process, worker = held_elsewhere(tmp_path / "run")
     begin = multiprocessing.get_context("spawn").Event()
@@ -92,6 +89,7 @@ def test_nothing_is_left_of_a_folder_that_nothing_was_put_into(tmp_path: Path) -
     assert (tmp_path / "c" / "file").exists()
 
 
+@pytest.mark.slow
 def test_of_a_group_the_first_process_decides_for_all(tmp_path: Path) -> None:
     script = tmp_path / "two.py"
     script.write_text(

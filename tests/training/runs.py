@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -118,6 +119,17 @@ def start(values: dict[str, Any], *more: str) -> subprocess.Popen[str]:
         text=True,
         env=environment(),
     )
+
+
+def go_back(run: Path, step: int) -> None:
+    """As if the run had been killed after that step."""
+    for checkpoint in run.glob("checkpoint-*"):
+        if int(checkpoint.name.split("-")[1]) > step:
+            shutil.rmtree(checkpoint)
+    shutil.rmtree(run / "model")
+    manifest = json.loads((run / "manifest.json").read_text())
+    del manifest["finished"]
+    (run / "manifest.json").write_text(json.dumps(manifest))
 
 
 def weights(run_folder: Path) -> dict[str, torch.Tensor]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,17 +100,6 @@ def given(rows: Path, tiny_folder: Callable[[str], Path], tmp_path: Path) -> Set
     )
 
 
-def go_back(run: Path, step: int) -> None:
-    """As if the run had been killed after that step."""
-    for checkpoint in run.glob("checkpoint-*"):
-        if int(checkpoint.name.split("-")[1]) > step:
-            shutil.rmtree(checkpoint)
-    shutil.rmtree(run / "model")
-    manifest = json.loads((run / "manifest.json").read_text())
-    del manifest["finished"]
-    (run / "manifest.json").write_text(json.dumps(manifest))
-
-
 @pytest.mark.parametrize("objective", ["retromae", "laprador"])
 def test_a_run_in_parts_does_what_a_whole_one_does(objective: str, given: Settings, tmp_path: Path) -> None:
     common = {"objective": objective, "dropout": 0.0, "gradient_accumulation_steps": 2, "max_steps": 6}
@@ -131,7 +118,7 @@ def test_resumed_equals_undisturbed_and_keeps_its_parts(given: Settings, tmp_pat
     runs.train(values)
     run = tmp_path / "run"
     weights = runs.weights(run)
-    go_back(run, 6)
+    runs.go_back(run, 6)
     with pytest.raises(UserError, match="chunk_tokens was 150, is 50"):
         runs.train(values | {"chunk_tokens": 50}, resume=True)
     runs.train(values, resume=True)
@@ -143,7 +130,7 @@ def test_without_dropout_a_run_may_go_on_in_other_parts(given: Settings, tmp_pat
     values = given(dropout=0.0, save_total_limit=9)
     runs.train(values)
     weights = runs.weights(tmp_path / "run")
-    go_back(tmp_path / "run", 6)
+    runs.go_back(tmp_path / "run", 6)
     runs.train(values | {"chunk_tokens": 0}, resume=True)
     for name, tensor in runs.weights(tmp_path / "run").items():
         torch.testing.assert_close(tensor, weights[name], rtol=1e-2, atol=5e-4)

@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -121,11 +121,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def others_slow(names: Iterable[str], fast: str) -> list[Any]:
-    """All names, those but one marked as slow."""
-    return [pytest.param(name, marks=[] if name == fast else pytest.mark.slow) for name in names]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_killed_run_ends_with_the_same_weights(
@@ -163,6 +158,7 @@ def test_a_killed_run_ends_with_the_same_weights(
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 def test_sigterm_leaves_a_checkpoint(tiny_folder: Tiny, data: Path, cache: Path, tmp_path: Path) -> None:
     values = settings(
         tiny_folder("bert"), data, tmp_path / "run", pooling="cls", max_steps=4000, logging_steps=1
@@ -180,7 +176,8 @@ def test_sigterm_leaves_a_checkpoint(tiny_folder: Tiny, data: Path, cache: Path,
     assert list((tmp_path / "run").glob("checkpoint-*"))
 
 
-@pytest.mark.parametrize("name", others_slow(["plain", "refreshed", "cached", "unified"], "plain"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["plain", "refreshed", "cached", "unified"])
 def test_two_processes_equal_one(
     tiny_folder: Tiny, data: Path, cache: Path, tmp_path: Path, name: str
 ) -> None:

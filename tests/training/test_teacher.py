@@ -185,6 +185,7 @@ def test_resumed_equals_undisturbed_bit_for_bit_with_dropout(
     assert dropout > 0
 
 
+@pytest.mark.slow
 def test_a_signal_leaves_a_checkpoint_and_resume_goes_on(given_settings: Settings, tmp_path: Path) -> None:
     values = given_settings(max_steps=40, save_steps=1000, eval_steps=1000)
     process = start(values)
