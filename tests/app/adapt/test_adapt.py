@@ -70,7 +70,7 @@ def test_an_embedder_is_trained_on_pairs_judged_indexed_and_reported(
     names = list(systems)
     for name in [name for name in names if systems[name]["by_rule"]]:
         alone, words = systems[name.removesuffix("+bm25")]["dev"], systems["bm25"]["dev"]
-        assert systems[name]["weight"] == 0.5 and min(alone, words) > max(alone, words) * 2 / 3
+        assert systems[name]["weight"] in (0.4, 0.5, 0.6) and min(alone, words) > max(alone, words) * 2 / 3
     assert names[:3] == ["base", "contrastive", "averaged"] and "bm25" in names and "base+bm25" in names
     assert found["returned"] in names and not str(found["returned"]).startswith("contrastive")
     assert states(run) | {"pretrained": "skipped", "hard": "skipped", "questions": "skipped"} == states(run)

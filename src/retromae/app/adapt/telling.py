@@ -49,8 +49,8 @@ def sentence(verdict: Verdict) -> str:
     untouched = "Training on this text did not clearly help. " if returned.name in UNTOUCHED else ""
     if returned.by_rule:
         return (
-            f"{untouched}This run returns {returned.label} in equal parts, which is what served queries of people best "
-            "wherever there were some to try; on queries made of this text its gain is not beyond doubt: "
+            f"{untouched}This run returns {returned.label} about half and half, which is what served queries of people "
+            "well wherever there were some to try; on queries made of this text its gain is not beyond doubt: "
             f"{reached}, {against}. Queries of your own (--pairs) would decide."
         )
     if returned.name in UNTOUCHED:
