@@ -68,9 +68,7 @@ def test_an_embedder_is_trained_on_pairs_judged_indexed_and_reported(
     assert str(found["sentence"]) in " ".join(said.split()) and found["metric"] == "nDCG@10"
     systems = {system["name"]: system for system in found["systems"]}  # type: ignore[union-attr]
     names = list(systems)
-    for name in [name for name in names if systems[name]["by_rule"]]:
-        alone, words = systems[name.removesuffix("+bm25")]["dev"], systems["bm25"]["dev"]
-        assert systems[name]["weight"] in (0.4, 0.5, 0.6) and min(alone, words) > max(alone, words) * 2 / 3
+    assert all(system["weight"] in (0.4, 0.5, 0.6) for system in systems.values() if system["by_rule"])
     assert names[:3] == ["base", "contrastive", "averaged"] and "bm25" in names and "base+bm25" in names
     assert found["returned"] in names and not str(found["returned"]).startswith("contrastive")
     assert states(run) | {"pretrained": "skipped", "hard": "skipped", "questions": "skipped"} == states(run)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -107,8 +107,10 @@ def _systems(judging: Judging) -> Iterator[System]:
 
 
 def _comparable(a: System, b: System) -> bool:
-    worse, better = sorted([_dev(a), _dev(b)])
-    return worse > _COMPARABLE * better
+    """Unless one clearly finds less than its share of the other: few queries cannot tell, and do not weigh either."""
+    worse, better = sorted([a, b], key=_dev)
+    gap = _gap(worse, better, _COMPARABLE)
+    return gap.mean >= -gap.error
 
 
 def _best_weight(judging: Judging, dense: Run, lexical: Run, weights: Sequence[float]) -> float:
@@ -149,7 +151,18 @@ def _chosen(systems: Sequence[System]) -> System:
     if not trained:
         return untouched
     best = max(trained, key=_dev)
-    a, b = best.dev.per_query[METRIC], untouched.dev.per_query[METRIC]
-    gains = np.array([a[query] - b[query] for query in a])
-    error = gains.std(ddof=1) / np.sqrt(len(gains)) if len(gains) > 1 else np.inf
-    return best if gains.mean() > error else untouched
+    gain = _gap(best, untouched)
+    return best if gain.mean > gain.error else untouched
+
+
+class _Gap(NamedTuple):
+    mean: float
+    error: float  # its standard error
+
+
+def _gap(a: System, b: System, share: float = 1.0) -> _Gap:
+    """How much more `a` finds than that share of what `b` finds, on dev."""
+    left, right = a.dev.per_query[METRIC], b.dev.per_query[METRIC]
+    gaps = np.array([left[query] - share * right[query] for query in left])
+    error = gaps.std(ddof=1) / np.sqrt(len(gaps)) if len(gaps) > 1 else np.inf
+    return _Gap(float(gaps.mean()), float(error))
