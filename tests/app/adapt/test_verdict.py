@@ -76,6 +76,13 @@ def test_who_finds_less_than_two_thirds_is_not_comparable(model: float, words: f
     assert _comparable(*quiet) == _comparable(*reversed(quiet)) == alike
 
 
+def test_the_fusion_by_rule_gives_way_to_bm25_only_where_that_is_clearly_better() -> None:
+    for words, noise, name in ((0.46, 0.3, "base+bm25"), (0.6, 0.02, "bm25")):
+        fused, alone = system("base+bm25", 0.45, 0.45, noise), system("bm25", words, words, noise)
+        fused.by_rule = True
+        assert _chosen([fused, alone]).name == name
+
+
 def test_few_queries_cannot_tell_that_two_are_not_comparable() -> None:
     def of(name: str, *values: float) -> System:
         result = Result.of(name, {METRIC: dict(zip(QUERIES, values))})

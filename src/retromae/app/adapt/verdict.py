@@ -145,14 +145,20 @@ def _eligible(systems: Sequence[System], *, own_queries: bool) -> list[System]:
 
 
 def _chosen(systems: Sequence[System]) -> System:
-    """The best on dev; the best untouched one unless what was trained is clearly better."""
-    untouched = max((s for s in systems if s.name in UNTOUCHED), key=_dev)
-    trained = [s for s in systems if s.name not in UNTOUCHED]
-    if not trained:
-        return untouched
-    best = max(trained, key=_dev)
-    gain = _gap(best, untouched)
-    return best if gain.mean > gain.error else untouched
+    """The best on dev; the untouched one unless what was trained is clearly better, and of the untouched the fusion by
+    rule, where there is one, unless BM25 alone is."""
+    untouched = [system for system in systems if system.name in UNTOUCHED]
+    best = max(untouched, key=_dev)
+    kept = next((system for system in untouched if system.by_rule), best)
+    kept = best if _clearly_better(best, kept) else kept
+    trained = [system for system in systems if system.name not in UNTOUCHED]
+    challenger = max(trained, key=_dev, default=kept)
+    return challenger if _clearly_better(challenger, kept) else kept
+
+
+def _clearly_better(a: System, b: System) -> bool:
+    gap = _gap(a, b)
+    return gap.mean > gap.error
 
 
 class _Gap(NamedTuple):
