@@ -15,18 +15,17 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks import common
+from benchmarks.people import METRIC, add_arguments, queries_of
 from retromae.app.adapt.settings import AdaptConfig
 from retromae.app.adapt.start import open_base
 from retromae.app.adapt.telling import SYSTEM, VERDICT
 from retromae.app.adapt.verdict import DEPTH, FUSED
-from retromae.app.dev import DevSet, dev_set
+from retromae.app.dev import DevSet
 from retromae.core.config import from_dict, read_yaml
 from retromae.core.ranking import Run
 from retromae.evaluation.metrics import evaluate_run
 from retromae.evaluation.significance import compare
 from retromae.retrieval.fusion import weighted
-
-METRIC = "nDCG@10"
 
 
 def rankings(run: Path, queries: DevSet, config: AdaptConfig) -> dict[str, Run]:
@@ -53,25 +52,12 @@ def main() -> None:
     )
     parser.add_argument("run", type=Path)
     parser.add_argument("set", type=Path)
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--queries", type=int, default=300)
-    parser.add_argument("--passages", type=int, default=1200)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path)
+    add_arguments(parser)
     options = parser.parse_args()
 
     warnings.filterwarnings("ignore")
     config = from_dict(AdaptConfig, read_yaml(options.run / "config.yaml"))
-    queries, _ = dev_set(
-        options.set,
-        options.split,
-        train="train",
-        queries=options.queries,
-        passages=options.passages,
-        metric=METRIC,
-        cache=str(options.run / "pairs"),
-        seed=options.seed,
-    )
+    queries = queries_of(options.set, options, str(options.run / "pairs"))
     results = [
         evaluate_run(queries.qrels, ranking, [METRIC], name=name)
         for name, ranking in rankings(options.run, queries, config).items()

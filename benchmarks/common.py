@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import datetime
 import multiprocessing
@@ -11,7 +12,7 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +29,26 @@ from retromae.core.errors import UserError
 
 ORDINARY = 5  # ids below this are special tokens in the made-up vocabulary (pad, unk, cls, sep, mask)
 CONTINUES = 5  # every fifth id of the made-up vocabulary continues a word
+
+
+# --- the command line -------------------------------------------------------------------------------------
+
+
+def case_arguments(description: str | None, cases: Iterable[str], *, rounds: int) -> argparse.ArgumentParser:
+    """What benchmarks take that go through cases: which ones, how often, quickly, and where to."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only", action="append", choices=list(cases), help="cases to run instead of the usual"
+    )
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--batches", type=int, default=2, help="batches of a round")
+    parser.add_argument(
+        "--quick", action="store_true", help="the first case with few rows, to see that it works"
+    )
+    parser.add_argument("--json", help="file to write")
+    return parser
 
 
 # --- the machine -----------------------------------------------------------------------------------------

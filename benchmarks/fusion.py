@@ -14,29 +14,19 @@ import warnings
 from pathlib import Path
 
 from benchmarks import common
+from benchmarks.people import METRIC, add_arguments, queries_of
 from retromae.app.adapt.settings import AdaptConfig
 from retromae.app.adapt.start import default_base, open_base
-from retromae.app.dev import dev_set
+from retromae.app.dev import DevSet
 from retromae.evaluation.metrics import mean_of
+from retromae.retrieval.encoder import Encoder
 from retromae.retrieval.fusion import weighted
 
-METRIC, DEPTH = "nDCG@10", 100
+DEPTH = 100
 WEIGHTS = [tenths / 10 for tenths in range(11)]  # of the vectors; 0 is BM25 alone
 
 
-def by_weight(folder: str, options: argparse.Namespace, cache: str) -> dict[float, float]:
-    config = AdaptConfig(passage_max_len=options.passage_max_len)
-    model = open_base(options.model or default_base(), config)
-    queries, _ = dev_set(
-        folder,
-        options.split,
-        train="train",
-        queries=options.queries,
-        passages=options.passages,
-        metric=METRIC,
-        cache=cache,
-        seed=options.seed,
-    )
+def by_weight(queries: DevSet, model: Encoder) -> dict[float, float]:
     runs = [queries.rank(model), queries.bm25("english")]
     return {
         weight: mean_of(queries.qrels, weighted(runs, [weight, 1 - weight], depth=DEPTH), METRIC)
@@ -50,16 +40,16 @@ def main() -> None:
     )
     parser.add_argument("sets", nargs="+")
     parser.add_argument("--model")
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--queries", type=int, default=300)
-    parser.add_argument("--passages", type=int, default=1200)
     parser.add_argument("--passage-max-len", type=int, default=126)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path)
+    add_arguments(parser)
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
+    config = AdaptConfig(passage_max_len=options.passage_max_len)
+    model = open_base(options.model or default_base(), config)
     with tempfile.TemporaryDirectory() as cache:
-        found = {Path(folder).name: by_weight(folder, options, cache) for folder in options.sets}
+        found = {
+            Path(folder).name: by_weight(queries_of(folder, options, cache), model) for folder in options.sets
+        }
     rows = [[str(weight), *(f"{values[weight]:.3f}" for values in found.values())] for weight in WEIGHTS]
     common.print_table(f"{METRIC} by the share of the vectors", ["", *found], rows)
     if options.json:

@@ -9,7 +9,6 @@ forward, backward, clipping and update; the encoder alone is forward and backwar
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -104,16 +103,7 @@ def report(results: dict[str, dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--only", action="append", choices=list(CASES), help="cases to run instead of two")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--batches", type=int, default=2, help="batches of a round")
-    parser.add_argument(
-        "--quick", action="store_true", help="the first case with few rows, to see that it works"
-    )
-    parser.add_argument("--json", help="file to write")
+    parser = common.case_arguments(__doc__, CASES, rounds=9)
     options = parser.parse_args()
     chosen = {name: CASES[name] for name in options.only or CHOSEN}
     if options.quick:

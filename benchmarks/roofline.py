@@ -277,19 +277,10 @@ def report(ceilings: Ceilings, results: Mapping[str, dict[str, Any]]) -> None:
 def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     cases = GPU_CASES if device == "cuda" else CASES
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--only", action="append", choices=list(cases), help="cases to run; all if left out")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batches", type=int, default=2, help="batches of a round")
+    parser = common.case_arguments(__doc__, cases, rounds=5)
     parser.add_argument(
         "--chunk-tokens", type=int, default=0, help="tokens of one forward pass, 0: whole batches"
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="the first case with few rows, to see that it works"
-    )
-    parser.add_argument("--json", help="file to write")
     options = parser.parse_args()
     chosen = {name: cases[name] for name in options.only or cases}
     if options.quick:

@@ -48,8 +48,8 @@ def only_at(needed: Tensor, layer: nn.Module, tail: Tail) -> Iterator[None]:
             if states.shape[:2] != packed or states.ndim != 3:
                 return plain(states)
             with torch.no_grad():
-                kept = gather(plain(states.new_ones(*whole, states.shape[-1]))) != 0
-            return states * kept / (1.0 - dropout.p)
+                kept = gather(plain(states.new_ones(*whole, states.shape[-1])))  # 0 or 1 / (1 - p)
+            return states * kept
 
         return forward
 

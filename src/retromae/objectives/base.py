@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from retromae.core.draws import Stream, at_positions, below, choose_words, row_keys, stream_keys
 from retromae.core.errors import UserError
 from retromae.models.backbone import Backbone
+from retromae.models.flops import ordinary_tokens
 from retromae.models.losses import Backend, vocabulary_cross_entropy, vocabulary_scores
 from retromae.text.words import ordinary_ids, word_starts
 
@@ -86,9 +87,7 @@ class Labelled(NamedTuple):
 class Encoded(NamedTuple):
     """One pass through the encoder, and through a decoder where there is one, before any loss."""
 
-    hidden: (
-        Tensor  # (B, L, d) states of the masked passage, where `needed`; position 0 is the sentence vector
-    )
+    hidden: Tensor  # (B, L, d) states of the masked passage, where read; position 0 is the sentence vector
     parts: list[Labelled]
 
 
@@ -242,6 +241,10 @@ class OnePass(Objective):
     `sums` and `weight`.
     """
 
+    reads: ClassVar[Literal["all", "masked", "first"]] = "all"
+    """Whose last states are read: every position's, [CLS] and the masked words', [CLS] alone. The encoder may leave out
+    the others, so a subclass of an objective that says so and reads more must say so itself."""
+
     @abstractmethod
     def encode(self, batch: Batch, drawn: Drawn) -> Encoded:
         """One pass over what `read` reads, the encoder before anything else, and what it must predict."""
@@ -252,22 +255,20 @@ class OnePass(Objective):
         That is `token_ids` (B, L) and, where other positions than the batch's hold tokens, `attention_mask` (B, L).
         """
         attention_mask = drawn.tensors.get("attention_mask", batch.attention_mask)
-        needed = self.needed(drawn)
-        if needed is not None:
-            needed = needed.clone()
+        token_ids, needed = drawn.tensors["token_ids"], None
+        if self.reads != "all":
+            needed = torch.zeros_like(token_ids, dtype=torch.bool)
+            if self.reads == "masked":
+                needed |= drawn.tensors["labelled"]
             needed[:, 0] = True
-        return self.backbone.encode(drawn.tensors["token_ids"], attention_mask, needed=needed)
-
-    def needed(self, drawn: Drawn) -> Tensor | None:
-        """(B, L) bool: the positions whose states are read, besides [CLS], which always is; None: all of them.
-
-        The encoder may leave out the others. A subclass whose parts or measures read more must say so here.
-        """
-        return None
+        return self.backbone.encode(token_ids, attention_mask, needed=needed)
 
     def needed_count(self, rows: int, length: int) -> float | None:
-        """How many positions of full rows that is to be expected to be, [CLS] among them; for `flops`."""
-        return None
+        """How many positions of full rows are expected to be read; None: all of them. For `flops`."""
+        if self.reads == "all":
+            return None
+        share = self.settings.encoder_mlm_probability if self.reads == "masked" else 0.0
+        return rows + share * ordinary_tokens(rows, length)
 
     def forward(
         self, batch: Batch, drawn: Drawn | None = None, totals: Mapping[str, Tensor] | None = None

@@ -37,16 +37,11 @@ class DupMAE(retromae.RetroMAE):
         "RetroMAE-2: Duplex Masked Auto-Encoder For Pre-Training Retrieval-Oriented Language Models (2023)"
     )
     settings: DupMAEConfig
+    reads = "all"  # the bag of words is read from every ordinary token
 
     def draw(self, batch: Batch) -> Drawn:
         drawn = super().draw(batch)
         return Drawn(drawn.tensors, {**drawn.counts, "bow": count(self.is_ordinary(batch).any(dim=1))})
-
-    def needed(self, drawn: Drawn) -> Tensor | None:
-        return None  # the bag of words is read from every ordinary token
-
-    def needed_count(self, rows: int, length: int) -> float | None:
-        return None
 
     def forward(
         self, batch: Batch, drawn: Drawn | None = None, totals: Mapping[str, Tensor] | None = None

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from retromae.core.config import setting
 from retromae.models import flops
 from retromae.objectives.base import Batch, Drawn, Encoded, Labelled, OnePass, count
@@ -27,6 +25,7 @@ class MaskedLanguageModel(OnePass):
     Config = MLMConfig
     paper = "BERT: Pre-training of Deep Bidirectional Transformers (2019)"
     settings: MLMConfig
+    reads = "masked"
 
     def draw(self, batch: Batch) -> Drawn:
         token_ids, labelled = self.mask_words(batch, self.settings.encoder_mlm_probability)
@@ -36,12 +35,6 @@ class MaskedLanguageModel(OnePass):
         hidden = self.read(batch, drawn)
         labelled = drawn.tensors["labelled"]
         return Encoded(hidden, [Labelled("encoder", hidden[labelled], batch.token_ids[labelled])])
-
-    def needed(self, drawn: Drawn) -> Tensor | None:
-        return drawn.tensors["labelled"]
-
-    def needed_count(self, rows: int, length: int) -> float | None:
-        return rows + self.settings.encoder_mlm_probability * flops.ordinary_tokens(rows, length)
 
     def flops(self, rows: int, length: int) -> float:
         labels = self.settings.encoder_mlm_probability * flops.ordinary_tokens(rows, length)

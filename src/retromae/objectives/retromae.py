@@ -56,6 +56,7 @@ class RetroMAE(AutoEncoder):
     Config = RetroMAEConfig
     paper = "RetroMAE: Pre-Training Retrieval-oriented Language Models Via Masked Auto-Encoder (2022)"
     settings: RetroMAEConfig
+    reads = "masked"
 
     def __init__(
         self, backbone: Backbone, settings: RetroMAEConfig, vocabulary: Vocabulary, seed: int = 0
@@ -127,12 +128,6 @@ class RetroMAE(AutoEncoder):
         if schedule <= 0.0 or progress >= schedule:
             return target
         return 1.0 - (1.0 - target) * progress / schedule
-
-    def needed(self, drawn: Drawn) -> Tensor | None:
-        return drawn.tensors["labelled"]
-
-    def needed_count(self, rows: int, length: int) -> float | None:
-        return rows + self.settings.encoder_mlm_probability * flops.ordinary_tokens(rows, length)
 
     def flops(self, rows: int, length: int) -> float:
         settings, tokens = self.settings, flops.ordinary_tokens(rows, length)

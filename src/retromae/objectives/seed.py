@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from retromae.core.config import setting
 from retromae.models import flops
 from retromae.models.backbone import Backbone
@@ -35,6 +33,7 @@ class SEED(LeftToRight):
     Config = SEEDConfig
     paper = "Less is More: Pre-train a Strong Text Encoder for Dense Retrieval Using a Weak Decoder (2021)"
     settings: SEEDConfig
+    reads = "masked"
 
     def __init__(
         self, backbone: Backbone, settings: SEEDConfig, vocabulary: Vocabulary, seed: int = 0
@@ -52,12 +51,6 @@ class SEED(LeftToRight):
         labelled = drawn.tensors["labelled"]
         masked = Labelled("encoder", hidden[labelled], batch.token_ids[labelled])
         return Encoded(hidden, [masked, self.rebuild(hidden[:, 0], batch, drawn)])
-
-    def needed(self, drawn: Drawn) -> Tensor | None:
-        return drawn.tensors["labelled"]
-
-    def needed_count(self, rows: int, length: int) -> float | None:
-        return rows + self.settings.encoder_mlm_probability * flops.ordinary_tokens(rows, length)
 
     def flops(self, rows: int, length: int) -> float:
         settings, tokens = self.settings, flops.ordinary_tokens(rows, length)

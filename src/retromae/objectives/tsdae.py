@@ -43,6 +43,7 @@ class TSDAE(LeftToRight):
         "Learning (2021)"
     )
     settings: TSDAEConfig
+    reads = "first"
 
     def __init__(
         self, backbone: Backbone, settings: TSDAEConfig, vocabulary: Vocabulary, seed: int = 0
@@ -95,12 +96,6 @@ class TSDAE(LeftToRight):
     def encode(self, batch: Batch, drawn: Drawn) -> Encoded:
         hidden = self.read(batch, drawn)
         return Encoded(hidden, [self.rebuild(hidden[:, 0], batch, drawn)])
-
-    def needed(self, drawn: Drawn) -> Tensor | None:
-        return torch.zeros_like(drawn.tensors["token_ids"], dtype=torch.bool)
-
-    def needed_count(self, rows: int, length: int) -> float | None:
-        return rows
 
     def flops(self, rows: int, length: int) -> float:
         return flops.TRAINING * (
