@@ -234,6 +234,9 @@ class Objective(nn.Module, ABC):
         return measures
 
 
+Reads = Literal["all", "masked", "first"]
+
+
 class OnePass(Objective):
     """An objective whose losses all come out of one encoder pass, which others may therefore share: `unified`.
 
@@ -241,7 +244,7 @@ class OnePass(Objective):
     `sums` and `weight`.
     """
 
-    reads: ClassVar[Literal["all", "masked", "first"]] = "all"
+    reads: ClassVar[Reads] = "all"
     """Whose last states are read: every position's, [CLS] and the masked words', [CLS] alone. The encoder may leave out
     the others, so a subclass of an objective that says so and reads more must say so itself."""
 

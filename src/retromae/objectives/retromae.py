@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from retromae.models import flops
 from retromae.models.backbone import Backbone
 from retromae.models.decoders import BasicDecoder, EnhancedDecoder
 from retromae.objectives.autoencoder import AutoEncoder
-from retromae.objectives.base import Batch, Drawn, Encoded, Labelled, Vocabulary, count
+from retromae.objectives.base import Batch, Drawn, Encoded, Labelled, Reads, Vocabulary, count
 
 
 @dataclass
@@ -56,7 +56,7 @@ class RetroMAE(AutoEncoder):
     Config = RetroMAEConfig
     paper = "RetroMAE: Pre-Training Retrieval-oriented Language Models Via Masked Auto-Encoder (2022)"
     settings: RetroMAEConfig
-    reads = "masked"
+    reads: ClassVar[Reads] = "masked"
 
     def __init__(
         self, backbone: Backbone, settings: RetroMAEConfig, vocabulary: Vocabulary, seed: int = 0
