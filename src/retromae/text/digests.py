@@ -10,15 +10,15 @@ from typing import Any
 from retromae.text.hub import hub_hash
 from retromae.text.sources import SourceFile
 
-WHOLE_HASH_LIMIT = 16 << 20
+WHOLE_HASH_LIMIT = 1 << 30  # about a second; beyond, reading everything twice would be felt
 _END = 1 << 20
 
 
 def file_digest(file: SourceFile) -> dict[str, Any]:
     """What tells whether a source changed.
 
-    Up to 16 MiB the sha256 of the content; beyond, of size, modification time and the first and last MiB;
-    for a hub data set, the hash that `datasets` gives to its revision and files.
+    Up to 1 GiB the sha256 of the content, so that a copy with another date is the same file; beyond, of size,
+    modification time and the first and last MiB; for a hub data set, the hash that `datasets` gives to its revision and files.
     """
     if file.kind == "hub":
         return {"path": file.name, "size": 0, "hash": hub_hash(file.name), "hashed": "revision"}
@@ -29,7 +29,7 @@ def file_digest(file: SourceFile) -> dict[str, Any]:
     try:
         with open(file.name, "rb") as stream:
             if file.size <= WHOLE_HASH_LIMIT:
-                digest.update(stream.read())
+                digest = hashlib.file_digest(stream, "sha256")
             else:
                 hashed = "size, time, first and last MiB"
                 digest.update(f"{file.size} {os.fstat(stream.fileno()).st_mtime_ns} ".encode())
