@@ -24,7 +24,7 @@ from retromae.core.errors import UserError
 from retromae.models.backbone import Backbone
 from retromae.models.checkpoint import open_checkpoint
 from retromae.objectives import Objective, available, load
-from retromae.objectives.base import OnePass
+from retromae.objectives.one_pass import OnePass
 from retromae.objectives.unified import Reconstruction, UnifiedEncoder, reconstruction_loss, total_counts
 from tiny import SENTENCES
 

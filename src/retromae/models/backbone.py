@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, Self, cast, overload
@@ -35,25 +34,7 @@ from retromae.models.loading import (
     set_dropout,
 )
 from retromae.models.needed import only_at
-
-
-@dataclass(frozen=True)
-class LayerStyle:
-    """What a decoder layer must know to be built like the backbone's own layers."""
-
-    hidden_size: int
-    num_heads: int
-    intermediate_size: int
-    activation: str
-    layer_norm_eps: float
-    dropout: float
-    attention_dropout: float
-    initializer_range: float
-    pre_norm: bool = False  # LayerNorm before attention and MLP, and once more after the last layer
-    gated: bool = False  # MLP: activation(a) * b, with a and b from one matrix of twice the width
-    attention_bias: bool = True
-    mlp_bias: bool = True
-    norm_bias: bool = True
+from retromae.models.style import layer_style
 
 
 class Backbone(nn.Module):
@@ -67,7 +48,7 @@ class Backbone(nn.Module):
         self.fresh = loaded.fresh  # the parts that start from random weights, in words
         self.unused = loaded.unused  # the weights of the checkpoint that have no place here
         self.family = family_of(config)
-        self.style = _layer_style(config)
+        self.style = layer_style(config)
         self.hidden_size = self.style.hidden_size
         self.num_heads = self.style.num_heads
         self.intermediate_size = self.style.intermediate_size
@@ -336,26 +317,3 @@ class Backbone(nn.Module):
         if table is None or table.padding_idx is None or not self.family.positions_after_padding:
             return 0
         return table.padding_idx + 1
-
-
-def _layer_style(config: PreTrainedConfig) -> LayerStyle:
-    def setting(*names: str, default: Any = None) -> Any:
-        """The first of several names for one setting that this configuration has."""
-        return next((getattr(config, name) for name in names if hasattr(config, name)), default)
-
-    family = family_of(config)
-    return LayerStyle(
-        hidden_size=setting("hidden_size"),
-        num_heads=setting("num_attention_heads"),
-        intermediate_size=setting(family.intermediate),
-        activation=setting("hidden_act", "hidden_activation", "activation"),
-        layer_norm_eps=setting("layer_norm_eps", "norm_eps", default=1e-12),
-        dropout=setting("hidden_dropout_prob", "mlp_dropout", "dropout"),
-        attention_dropout=setting("attention_probs_dropout_prob", "attention_dropout"),
-        initializer_range=setting("initializer_range"),
-        pre_norm=family.pre_norm,
-        gated=family.gated,
-        attention_bias=setting("attention_bias", default=True),
-        mlp_bias=setting("mlp_bias", default=True),
-        norm_bias=setting("norm_bias", default=True),
-    )

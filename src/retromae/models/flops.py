@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from retromae.models.backbone import Backbone, LayerStyle
+from retromae.models.backbone import Backbone
+from retromae.models.style import LayerStyle
 
 TRAINING = 3  # every product is followed by two as large: for the gradients of its two factors
 

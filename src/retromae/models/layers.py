@@ -11,7 +11,8 @@ from torch.nn import functional
 from transformers.activations import ACT2FN
 
 from retromae.core.errors import UserError
-from retromae.models.backbone import Backbone, LayerStyle
+from retromae.models.backbone import Backbone
+from retromae.models.style import LayerStyle
 
 
 class FeedForward(nn.Module):

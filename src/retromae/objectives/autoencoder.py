@@ -7,7 +7,8 @@ from abc import abstractmethod
 from torch import Tensor, nn
 
 from retromae.models.decoders import CausalDecoder
-from retromae.objectives.base import Batch, Drawn, Encoded, Labelled, OnePass
+from retromae.objectives.base import Batch, Drawn, Encoded, Labelled
+from retromae.objectives.one_pass import OnePass
 
 
 class AutoEncoder(OnePass):
@@ -45,4 +46,4 @@ class LeftToRight(AutoEncoder):
         positions = self.backbone.position_embeddings(batch.token_ids.shape[1])
         labelled = self.is_ordinary(batch)
         decoded = self.decoder(sentence, embeddings, positions)
-        return Labelled("decoder", decoded[labelled], batch.token_ids[labelled])
+        return Labelled.at(labelled, "decoder", decoded, batch.token_ids)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from retromae.core.draws import Stream, at_positions, below, choose_words, row_keys, stream_keys
 from retromae.core.errors import UserError
 from retromae.models.backbone import Backbone
-from retromae.models.flops import ordinary_tokens
 from retromae.models.losses import Backend, vocabulary_cross_entropy, vocabulary_scores
 from retromae.text.words import ordinary_ids, word_starts
 
@@ -82,6 +81,16 @@ class Labelled(NamedTuple):
     name: str
     hidden: Tensor  # (n, d), before the vocabulary head's transform
     targets: Tensor  # (n,) int64
+
+    @classmethod
+    def at(cls, labelled: Tensor, name: str, hidden: Tensor, token_ids: Tensor) -> Labelled:
+        """The rows of (B, L, d) where `labelled` (B, L) says so, and what stands there."""
+        places = labelled.flatten().nonzero()[
+            :, 0
+        ]  # by numbers: a mask as index is looked through at every use
+        return cls(
+            name, hidden.flatten(0, 1).index_select(0, places), token_ids.flatten().index_select(0, places)
+        )
 
 
 class Encoded(NamedTuple):
@@ -232,76 +241,6 @@ class Objective(nn.Module, ABC):
             measures[f"{part.name}_loss"] = (nll.sum(), count)
             measures[f"{part.name}_accuracy"] = (hits.sum(), count)
         return measures
-
-
-Reads = Literal["all", "masked", "first"]
-
-
-class OnePass(Objective):
-    """An objective whose losses all come out of one encoder pass, which others may therefore share: `unified`.
-
-    A subclass gives `encode`. Where every part is `Labelled`, nothing else; further parts come in by `forward`,
-    `sums` and `weight`.
-    """
-
-    reads: ClassVar[Reads] = "all"
-    """Whose last states are read: every position's, [CLS] and the masked words', [CLS] alone. The encoder may leave out
-    the others, so a subclass of an objective that says so and reads more must say so itself."""
-
-    @abstractmethod
-    def encode(self, batch: Batch, drawn: Drawn) -> Encoded:
-        """One pass over what `read` reads, the encoder before anything else, and what it must predict."""
-
-    def read(self, batch: Batch, drawn: Drawn) -> Tensor:
-        """(B, L, d): the encoder over what was drawn for it, and no more.
-
-        That is `token_ids` (B, L) and, where other positions than the batch's hold tokens, `attention_mask` (B, L).
-        """
-        attention_mask = drawn.tensors.get("attention_mask", batch.attention_mask)
-        token_ids, needed = drawn.tensors["token_ids"], None
-        if self.reads != "all":
-            needed = torch.zeros_like(token_ids, dtype=torch.bool)
-            if self.reads == "masked":
-                needed |= drawn.tensors["labelled"]
-            needed[:, 0] = True
-        return self.backbone.encode(token_ids, attention_mask, needed=needed)
-
-    def needed_count(self, rows: int, length: int) -> float | None:
-        """How many positions of full rows are expected to be read; None: all of them. For `flops`."""
-        if self.reads == "all":
-            return None
-        share = self.settings.encoder_mlm_probability if self.reads == "masked" else 0.0
-        return rows + share * ordinary_tokens(rows, length)
-
-    def forward(
-        self, batch: Batch, drawn: Drawn | None = None, totals: Mapping[str, Tensor] | None = None
-    ) -> dict[str, Tensor]:
-        drawn = drawn or self.draw(batch)
-        loss, parts = self.vocabulary_losses(self.encode(batch, drawn).parts, totals or drawn.counts)
-        return {"loss": loss, **parts}
-
-    @torch.no_grad()
-    def measure(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
-        drawn = self.draw(batch)
-        return self.measure_encoded(batch, drawn, self.encode(batch, drawn))
-
-    def measure_encoded(
-        self, batch: Batch, drawn: Drawn, encoded: Encoded
-    ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Losses and accuracies."""
-        return self.vocabulary_measures(encoded.parts)
-
-    def sums(self, batch: Batch, encoded: Encoded) -> dict[str, Tensor]:
-        """Part → the sum of its losses over this batch, with gradient, divided by nothing yet.
-
-        With the counts of a step, its loss is Σ weight(part) · sum / count: what `forward` gives.
-        """
-        one = encoded.hidden.new_ones((), dtype=torch.float32)
-        return {part.name: self.vocabulary_losses([part], {part.name: one})[0] for part in encoded.parts}
-
-    def weight(self, part: str) -> float:
-        """What the mean of a part is multiplied by in the loss."""
-        return 1.0
 
 
 _ENCODER_STREAMS = (

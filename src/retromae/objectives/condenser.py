@@ -11,7 +11,8 @@ from retromae.core.errors import UserError
 from retromae.models import flops
 from retromae.models.backbone import Backbone
 from retromae.models.decoders import CondenserHead
-from retromae.objectives.base import Batch, Drawn, Encoded, Labelled, OnePass, Vocabulary, count
+from retromae.objectives.base import Batch, Drawn, Encoded, Labelled, Vocabulary, count
+from retromae.objectives.one_pass import OnePass
 
 
 @dataclass
@@ -64,10 +65,10 @@ class Condenser(OnePass):
         late, early = states[-1], states[self.early]
         condensed = self.head(late[:, 0], early, batch.attention_mask)
         labelled = drawn.tensors["labelled"]
-        targets = batch.token_ids[labelled]
+        predicting = {"encoder": late, "head": condensed}
         return Encoded(
             late,
-            [Labelled("encoder", late[labelled], targets), Labelled("head", condensed[labelled], targets)],
+            [Labelled.at(labelled, part, hidden, batch.token_ids) for part, hidden in predicting.items()],
         )
 
     def flops(self, rows: int, length: int) -> float:

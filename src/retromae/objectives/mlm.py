@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from retromae.core.config import setting
 from retromae.models import flops
-from retromae.objectives.base import Batch, Drawn, Encoded, Labelled, OnePass, count
+from retromae.objectives.base import Batch, Drawn, Encoded, Labelled, count
+from retromae.objectives.one_pass import OnePass
 
 
 @dataclass
@@ -34,7 +35,7 @@ class MaskedLanguageModel(OnePass):
     def encode(self, batch: Batch, drawn: Drawn) -> Encoded:
         hidden = self.read(batch, drawn)
         labelled = drawn.tensors["labelled"]
-        return Encoded(hidden, [Labelled("encoder", hidden[labelled], batch.token_ids[labelled])])
+        return Encoded(hidden, [Labelled.at(labelled, "encoder", hidden, batch.token_ids)])
 
     def flops(self, rows: int, length: int) -> float:
         labels = self.settings.encoder_mlm_probability * flops.ordinary_tokens(rows, length)

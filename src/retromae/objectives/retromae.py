@@ -15,7 +15,8 @@ from retromae.models import flops
 from retromae.models.backbone import Backbone
 from retromae.models.decoders import BasicDecoder, EnhancedDecoder
 from retromae.objectives.autoencoder import AutoEncoder
-from retromae.objectives.base import Batch, Drawn, Encoded, Labelled, Reads, Vocabulary, count
+from retromae.objectives.base import Batch, Drawn, Encoded, Labelled, Vocabulary, count
+from retromae.objectives.one_pass import Reads
 
 
 @dataclass
@@ -93,7 +94,7 @@ class RetroMAE(AutoEncoder):
         return Encoded(
             hidden,
             [
-                Labelled("encoder", hidden[labelled], batch.token_ids[labelled]),
+                Labelled.at(labelled, "encoder", hidden, batch.token_ids),
                 self.rebuild(hidden[:, 0], batch, drawn),
             ],
         )
@@ -108,7 +109,7 @@ class RetroMAE(AutoEncoder):
         else:
             embeddings = self.backbone.token_embeddings(drawn.tensors["decoder_ids"])
             decoded = self.decoder(sentence, embeddings, positions, batch.attention_mask)
-        return Labelled("decoder", decoded[labelled], batch.token_ids[labelled])
+        return Labelled.at(labelled, "decoder", decoded, batch.token_ids)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # integer hashing compiles slowly
     @torch.no_grad()

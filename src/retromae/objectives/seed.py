@@ -49,7 +49,7 @@ class SEED(LeftToRight):
     def encode(self, batch: Batch, drawn: Drawn) -> Encoded:
         hidden = self.read(batch, drawn)
         labelled = drawn.tensors["labelled"]
-        masked = Labelled("encoder", hidden[labelled], batch.token_ids[labelled])
+        masked = Labelled.at(labelled, "encoder", hidden, batch.token_ids)
         return Encoded(hidden, [masked, self.rebuild(hidden[:, 0], batch, drawn)])
 
     def flops(self, rows: int, length: int) -> float:

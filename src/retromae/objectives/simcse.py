@@ -94,7 +94,7 @@ class SimCSE(Contrastive):
         """The masked words, from a pass of their own."""
         labelled = drawn.tensors["labelled"]
         hidden = self.backbone.encode(drawn.tensors["token_ids"], batch.attention_mask, needed=labelled)
-        return Labelled("encoder", hidden[labelled], batch.token_ids[labelled])
+        return Labelled.at(labelled, "encoder", hidden, batch.token_ids)
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:

@@ -37,8 +37,8 @@ from retromae.core.files import replacing_folder, write_json
 from retromae.models import checkpoint
 from retromae.models.checkpoint import SENTENCE_FILE, Checkpoint, open_checkpoint
 from retromae.objectives import Batch, Drawn, Objective, Vocabulary, available, load
-from retromae.objectives.base import OnePass
 from retromae.objectives.contrast import Contrastive
+from retromae.objectives.one_pass import OnePass
 
 _MODEL_FILE = "config_sentence_transformers.json"
 

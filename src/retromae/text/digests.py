@@ -18,7 +18,8 @@ def file_digest(file: SourceFile) -> dict[str, Any]:
     """What tells whether a source changed.
 
     Up to 1 GiB the sha256 of the content, so that a copy with another date is the same file; beyond, of size,
-    modification time and the first and last MiB; for a hub data set, the hash that `datasets` gives to its revision and files.
+    modification time and the first and last MiB; for a hub data set, the hash that `datasets` gives to its revision
+    and files.
     """
     if file.kind == "hub":
         return {"path": file.name, "size": 0, "hash": hub_hash(file.name), "hashed": "revision"}

@@ -122,8 +122,10 @@ def _embed(
     for start, stop in cuts(padded, budget):
         part = by_length[start:stop]
         token_ids, mask = pad(np.concatenate([texts[i] for i in part]), lengths[part], padding)
-        hidden = backbone.encode(torch.from_numpy(token_ids).to(device), torch.from_numpy(mask).to(device))
-        vectors[torch.from_numpy(part).to(device)] = hidden[:, 0].float()
+        first = backbone.encode_first(
+            torch.from_numpy(token_ids).to(device), torch.from_numpy(mask).to(device)
+        )
+        vectors[torch.from_numpy(part).to(device)] = first.float()
     return vectors
 
 
