@@ -1,8 +1,8 @@
 """Pre-training objectives, one file each. There is no registry: a file in this folder is an objective.
 
-The exceptions are `base`, which all of them share; `one_pass`, `autoencoder` and `contrast`, for those that encode once,
-rebuild a passage, or compare rows; and `unified`, stage 2 of the unified framework: it takes another along while an
-encoder is fine-tuned on pairs, and so is no objective for token rows itself.
+The exceptions are `base`, which all of them share; `one_pass`, `autoencoder` and `contrast`, for those that encode
+once, rebuild a passage or compare rows; and `unified`, stage 2 of the unified framework: it takes another along while
+an encoder is fine-tuned on pairs, and so is no objective for token rows itself.
 An objective may also live outside the package: `load("my_package.my_objective")` or `load("./my_objective.py")`.
 """
 
