@@ -34,6 +34,15 @@ CONTINUES = 5  # every fifth id of the made-up vocabulary continues a word
 # --- the command line -------------------------------------------------------------------------------------
 
 
+def script(main: Callable[[], None]) -> None:
+    """Run a benchmark's `main`; what is wrong with its input is said in a sentence, exit code 2."""
+    try:
+        main()
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
 def case_arguments(description: str | None, cases: Iterable[str], *, rounds: int) -> argparse.ArgumentParser:
     """What benchmarks take that go through cases: which ones, how often, quickly, and where to."""
     parser = argparse.ArgumentParser(

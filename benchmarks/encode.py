@@ -84,4 +84,4 @@ def offline_model() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    common.script(main)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from sentence_transformers import SentenceTransformer
 
+from benchmarks import common
 from retromae.core.errors import UserError
 from retromae.core.files import replacing_folder
 
@@ -133,4 +134,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    common.script(main)
