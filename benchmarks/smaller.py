@@ -88,6 +88,8 @@ def cut_model(source: str, out: Path, layers: list[int], max_length: int) -> str
 
 
 def _lines(path: Path) -> list[str]:
+    if not path.is_file():
+        raise UserError(f"there is no {path}; name a folder in BEIR's form.")
     return path.read_text(encoding="utf-8").splitlines()
 
 
