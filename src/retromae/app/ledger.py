@@ -36,6 +36,11 @@ class Ledger:
             ) from None
         return entries
 
+    def open(self) -> None:
+        """An empty file where there is none, to show whose folder this is before anything is entered."""
+        if not self.path.is_file():
+            write_json(self.path, {})
+
     def state(self, stage: str, inputs: Mapping[str, Any]) -> State:
         entry = self.read().get(stage)
         if entry is None:

@@ -135,6 +135,18 @@ def test_only_and_part_leave_the_rest(retromae: CommandLine, tmp_path: Path) -> 
     said = retromae.well("compare", recipe, "--only", "basic")
     assert "basic, seed 1: pretrained" in said and "seeds are finished" not in said
     assert set(results(tmp_path)["figures"]["other nDCG@10"]["means"]) == {"mlm", "basic"}
+    # Where rows and start are given, nothing has to be made first, and it goes on all the same.
+    ready = {
+        "prepare": None,
+        "rows": str(tmp_path / "out" / "rows"),
+        "start": {
+            "model_name_or_path": str(tmp_path / "out" / "arms" / "mlm" / "seed-1" / "pretrained" / "model")
+        },
+        "tests": [{"beir": str(tmp_path / "other")}],
+    }
+    recipe = tiny_comparisons.write(tmp_path / "ready", seeds=1, finetune=None, **ready)
+    retromae.well("compare", recipe, "--only", "basic")
+    assert "seeds are finished" not in retromae.well("compare", recipe)
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,7 @@ class _Making:
         self.ledger = Ledger(self.folder / "ground.json")
 
     def ground(self) -> Ground:
+        self.ledger.open()
         rows, starts = self._rows_and_starts()
         return Ground(rows, starts, self._negatives())
 
