@@ -3,8 +3,8 @@
     python -m benchmarks.published --rate 989 --json benchmarks/results/published.json
 
 BERT base, bf16. `--rate` is the matrix rate of one device in TFLOP/s, measured by `benchmarks.roofline` or from its
-data sheet; `--shares` are shares of it that training might reach. Nothing here is measured, and several devices count as
-many times one: the exchange of gradients, evaluation and reading are left out.
+data sheet; `--shares` are shares of it that training might reach. Nothing here is measured, and several devices count
+as many times one: the exchange of gradients, evaluation and reading are left out.
 """
 
 from __future__ import annotations
