@@ -122,6 +122,14 @@ _MARKDOWN: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(?<![\w*])([*_])(?=[^\s*_])([^\n]{0,500}?[^\s*_])\1(?![\w*])"), r"\2"),
 )
 
+_TABLE_ROW = re.compile(r"^[ \t]{0,3}\|([^\n]*)$", re.M)
+_CELL_END = re.compile(r"(?<!\\)\|")
+
+
+def _cells(row: re.Match[str]) -> str:
+    """A table's row as its cells, those with text in them."""
+    return ", ".join(cell.strip().replace("\\|", "|") for cell in _CELL_END.split(row[1]) if cell.strip())
+
 
 def _first_heading(text: str) -> tuple[str, str]:
     """The first heading, and the text without it where nothing comes before it."""
@@ -135,7 +143,7 @@ def _first_heading(text: str) -> tuple[str, str]:
 def _inline_markdown(text: str) -> str:
     for pattern, replacement in _MARKDOWN:
         text = pattern.sub(replacement, text)
-    return text
+    return _TABLE_ROW.sub(_cells, text)
 
 
 def markdown_to_text(source: str) -> tuple[str, str]:
