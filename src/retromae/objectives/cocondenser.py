@@ -20,6 +20,7 @@ from retromae.objectives.contrast import (
     keep_tokens,
     kept_width,
     nearest_is_own,
+    row_ends,
     token_of_word,
 )
 
@@ -59,7 +60,7 @@ class CoCondenser(Contrastive, condenser.Condenser):
         # (B, 2, L): the tokens of both spans, [CLS] and [SEP] in each.
         place = torch.arange(batch.token_ids.shape[1], device=words.device)
         before = place < torch.where(compared, token_of_word(words, cut), place.numel())[:, None]
-        ends = (place == 0) | (place == batch.attention_mask.sum(dim=1, keepdim=True) - 1)
+        ends = row_ends(batch.attention_mask)
         kept = torch.stack([before | ends, ~before | ends]) & batch.attention_mask.bool()
         mask, original, token_ids, labels = keep_tokens(
             kept.flatten(0, 1),

@@ -213,6 +213,12 @@ def token_of_word(words: Tensor, word: Tensor) -> Tensor:
     return torch.where(reached.any(dim=1), reached.to(torch.uint8).argmax(dim=1), length)
 
 
+def row_ends(attention_mask: Tensor) -> Tensor:
+    """(B, L) bool: [CLS] and [SEP]."""
+    place = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    return (place == 0) | (place == attention_mask.sum(dim=1, keepdim=True) - 1)
+
+
 def keep_tokens(kept: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     """Take tokens out of rows and close the gaps: the new attention mask (B, L'), and each of `others` (B, L) alike.
 

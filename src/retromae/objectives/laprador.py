@@ -25,6 +25,7 @@ from retromae.objectives.contrast import (
     keep_tokens,
     kept_width,
     nearest_is_own,
+    row_ends,
     token_of_word,
     without_dropout,
 )
@@ -118,13 +119,9 @@ class LaPraDoR(Contrastive):
         most = (number // 2).clamp(min=1, max=self.settings.query_words)
         size = most - size.remainder(most // 2 + 1)  # from half of the most to the most
         start = start.remainder((number - size + 1).clamp(min=1))
-        place = torch.arange(words.shape[1], device=words.device)
-        inside = batch.attention_mask.bool() & (place >= token_of_word(words, start)[:, None])
-        last = batch.attention_mask.sum(dim=1) - 1  # [SEP]
-        run = inside & (place < torch.minimum(token_of_word(words, start + size), last)[:, None])
+        run = run_of_words(words, batch.attention_mask, start, size)
         removed = below(removal.to(torch.int32), self.settings.removed_probability) & (number > size)
-        ends = (place == 0) | (place == last[:, None])
-        query_mask, query_ids = keep_tokens(run | ends, batch.token_ids)
+        query_mask, query_ids = keep_tokens(run | row_ends(batch.attention_mask), batch.token_ids)
         kept = batch.attention_mask.bool() & ~(run & removed[:, None])
         document_mask, document_ids = keep_tokens(kept, batch.token_ids)
         compared = number > 0
@@ -176,6 +173,14 @@ class LaPraDoR(Contrastive):
         size, steps = self.backbone.hidden_size, self.settings.turn_steps
         pooled = sum(min(rows * step, self.settings.pool_size) for step in range(steps)) / steps
         return towers + 2 * rows * (2 * rows + pooled) * size * flops.TRAINING
+
+
+def run_of_words(words: Tensor, attention_mask: Tensor, start: Tensor, size: Tensor) -> Tensor:
+    """(B, L) bool: the tokens of `size` (B,) words from number `start` (B,) on, and what stands between them."""
+    place = torch.arange(words.shape[1], device=words.device)
+    last = attention_mask.sum(dim=1) - 1  # [SEP]
+    behind = torch.minimum(token_of_word(words, start + size), last)
+    return attention_mask.bool() & (place >= token_of_word(words, start)[:, None]) & (place < behind[:, None])
 
 
 class Pool(nn.Module):
