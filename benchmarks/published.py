@@ -18,7 +18,7 @@ import torch
 from transformers import BertConfig
 
 from benchmarks import common
-from retromae.core.config import read_yaml
+from retromae.core.config import read_recipe
 from retromae.models.backbone import Backbone
 from retromae.objectives import Vocabulary, load
 
@@ -38,7 +38,7 @@ class Training:
     @classmethod
     def of(cls, name: str, recipe: str, epochs: int, rows: int, length: int) -> Training:
         """The tokens of one epoch are those that the recipe expects."""
-        expected = read_yaml(RECIPES / recipe)["expected"]["rows"]["tokens"]
+        expected = read_recipe(RECIPES / recipe)["expected"]["rows"]["tokens"]
         return cls(name, rows, length, epochs * float(expected))
 
 

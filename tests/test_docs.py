@@ -19,7 +19,7 @@ from retromae.app.flags import find_recipe
 from retromae.app.pipeline import Pipeline, arguments_of
 from retromae.app.verbs import command_of
 from retromae.cli import VERBS
-from retromae.core.config import read_yaml
+from retromae.core.config import read_recipe
 from retromae.objectives import available, load
 from retromae.training.settings import resolve
 from training.runs import write_corpus
@@ -125,7 +125,7 @@ def test_names_in_the_text_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("recipe", [*RECIPES, *PUBLISHED], ids=lambda path: path.stem)
 def test_recipes_resolve(recipe: Path) -> None:
-    values = read_yaml(recipe)
+    values = read_recipe(recipe)
     if "stages" in values:
         for stage in Pipeline(values, str(recipe)).stages:
             verb = command_of(stage.verb)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pytest
 
-from retromae.core.config import from_dict, options, read_yaml, setting, to_dict, write_yaml
+from retromae.core.config import from_dict, options, read_recipe, read_yaml, setting, to_dict, write_yaml
 from retromae.core.errors import UserError
 
 
@@ -93,6 +93,29 @@ def test_missing_and_empty_files(tmp_path: Path) -> None:
 def test_hyphens_in_keys_are_underscores(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text("learning-rate: 1\n")
     assert read_yaml(tmp_path / "x.yaml") == {"learning_rate": 1}
+
+
+def test_a_recipe_may_be_like_another(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "first.yaml").write_text(
+        "rate: 1\nsteps: {warm: 2, all: 9}\nplaces: [a, b]\npublished: {x: {y: 1}, z: 2}\n"
+    )
+    second = tmp_path / "inner" / "second.yaml"
+    second.write_text("like: ../first.yaml\nsteps: {all: 5}\nplaces: [c]\n")
+    third = tmp_path / "inner" / "third.yaml"
+    third.write_text("like: second.yaml\nrate: null\npublished: {x: {w: 3}}\n")
+    assert read_recipe(third) == {
+        "rate": None,
+        "steps": {"warm": 2, "all": 5},
+        "places": ["c"],
+        "published": {"x": {"w": 3}},
+    }
+    second.write_text("like: third.yaml\n")
+    with pytest.raises(UserError, match="is like itself"):
+        read_recipe(third)
+    second.write_text("like: nowhere.yaml\n")
+    with pytest.raises(UserError, match=r"no file '.*nowhere.yaml'"):
+        read_recipe(third)
 
 
 def test_options_describe_the_fields() -> None:

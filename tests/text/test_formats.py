@@ -62,7 +62,10 @@ def test_markdown_title_from_front_matter_wins() -> None:
 
 
 def test_markdown_tables_become_lines_of_their_cells() -> None:
-    source = "Before.\n\n| Flour | *Water* |\n|---|:---:|\n| 500 g | [a jug](jug.md) |\n|  | `a \\| b` |\n\n    | stays | code |?"
+    source = (
+        "Before.\n\n| Flour | *Water* |\n|---|:---:|\n| 500 g | [a jug](jug.md) |\n|  | `a \\| b` |\n\n"
+        "    | stays | code |?"
+    )
     lines = markdown_to_text(source)[1].split("\n")
     assert lines[:4] == ["Before.", "", "Flour, Water", ""]
     assert "500 g, a jug" in lines and "a | b" in lines and "    | stays | code |?" in lines

@@ -169,6 +169,37 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return {str(key).replace("-", "_"): value for key, value in content.items()}
 
 
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """A YAML file that may say `like: another.yaml`, beside it: what it does not say itself is as there.
+
+    The settings of a section are taken over one by one; lists, and the sections named in `WHOLE`, as they are.
+    """
+    return _read_recipe(Path(path), ())
+
+
+WHOLE = ("published",)
+
+
+def _read_recipe(path: Path, from_: tuple[Path, ...]) -> dict[str, Any]:
+    values = read_yaml(path)
+    if (like := values.pop("like", None)) is None:
+        return values
+    other = path.parent / str(like)
+    if other.resolve() in {seen.resolve() for seen in (*from_, path)}:
+        raise UserError(f"'{path}' is like '{like}', which is like itself; take one `like` out.")
+    if not other.is_file():
+        raise UserError(f"'{path}' is like '{like}', but there is no file '{other}'.")
+    return _over(_read_recipe(other, (*from_, path)), values)
+
+
+def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = {**below, **above}
+    for name in below.keys() & above.keys() - set(WHOLE):
+        if isinstance(below[name], dict) and isinstance(above[name], dict):
+            merged[name] = _over(below[name], above[name])
+    return merged
+
+
 def to_yaml(values: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
 

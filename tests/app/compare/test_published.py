@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from app.compare.hub_stand_ins import scaled, write_stand_ins
+from retromae.core.config import read_recipe
 from training.finetuning import retromae
 
 PUBLISHED = Path(__file__).parents[3] / "recipes" / "published"
@@ -37,7 +38,7 @@ def run(folder: Path, tiny_folder: Tiny, name: str, *more: str) -> Path:
         "roberta-base": tiny_folder("roberta"),
         "microsoft/deberta-base": tiny_folder("deberta"),
     }
-    values = scaled(yaml.safe_load((PUBLISHED / f"{name}.yaml").read_text()), folder, models)
+    values = scaled(read_recipe(PUBLISHED / f"{name}.yaml"), folder, models)
     if name == "unified-stage2-similarity":  # mteb would go to the network: the same measurement on a folder
         del values["stages"][-1]["mteb"]
         values["stages"][-1]["sts"] = str(write_sts(folder / "sts"))

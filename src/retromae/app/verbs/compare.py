@@ -8,7 +8,7 @@ import typer
 
 from retromae.app.flags import console, find_recipe
 from retromae.app.forecasts import EncodedPerSecond, Speeds, TokensPerSecond
-from retromae.core.config import read_yaml
+from retromae.core.config import read_recipe
 from retromae.core.distributed import writes
 
 
@@ -59,7 +59,7 @@ def command(
     from retromae.app.compare.plan import plan_lines
     from retromae.app.compare.reading import put, read_comparison
 
-    values = read_yaml(find_recipe(recipe))
+    values = read_recipe(find_recipe(recipe))
     for item in set or []:
         put(values, item, recipe)
     given = {"seeds": seeds, "budget": budget, "output_dir": output_dir, "reference": reference}
