@@ -73,6 +73,30 @@ def test_the_explanation_names_terms_and_adds_up(tiny_folder: Folder) -> None:
     assert f"*{term}* {share:.1f}" in str(why)
 
 
+def test_a_fitted_scale_makes_both_halves_spread_alike(tiny_folder: Folder, tmp_path: Path) -> None:
+    def scores(encoder: Encoder) -> tuple[np.ndarray, np.ndarray]:
+        queries, passages = encoder.encode_queries(SENTENCES[:5]), encoder.encode_passages(PASSAGES)
+        assert queries.lexical is not None and passages.lexical is not None
+        return queries.dense @ passages.dense.T, (queries.lexical @ passages.lexical.T).toarray()
+
+    module = DupMAERepresentation.from_checkpoint(tiny_folder("bert"), terms=9)
+    assert not module.scale_is_fitted
+    model = as_sentence_transformer(module)
+    dense, lexical = scores(Encoder(model))
+    module.fit_scale(dense, lexical)
+    scale = float(module.lexical_scale)
+    assert module.scale_is_fitted and scale**2 == pytest.approx(
+        np.mean([row.std() for row in dense]) / np.mean([row.std() for row in lexical]), rel=1e-4
+    )
+    model.save(str(tmp_path / "model"))
+    opened = Encoder.open(tmp_path / "model")
+    same, scaled = scores(opened)
+    np.testing.assert_allclose(same, dense, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(scaled, lexical * scale**2, rtol=1e-3, atol=1e-6)
+    module.fit_scale(dense, np.zeros_like(lexical))  # says nothing: it stays
+    assert float(module.lexical_scale) == scale
+
+
 def test_it_saves_and_loads_in_sentence_transformers(tiny_folder: Folder, tmp_path: Path) -> None:
     module = DupMAERepresentation.from_checkpoint(tiny_folder("bert"), terms=9)
     states = Encoder.open(tiny_folder("bert"), pooling="cls").encode_passages(SENTENCES).dense

@@ -305,6 +305,13 @@ def test_the_dense_half_is_reduced_and_trained_on(
     vectors = encoder.encode_passages(["the stone", "a river"])
     assert encoder.dimension == 8 and vectors.dense.shape == (2, 8)
     assert vectors.lexical is not None and (np.diff(vectors.lexical.indptr) <= 6).all()
+    scale = load_file(tmp_path / "run" / "model" / "dupmae_representation.safetensors")["lexical_scale"]
+    assert float(scale) not in (0.0, 1.0)  # fitted to the data
+    # A model that has a lexical half keeps its scale, whatever it is trained on next.
+    again = {**values, "model_name_or_path": str(tmp_path / "run"), "output_dir": str(tmp_path / "again")}
+    in_this_process("finetune", *flags({**again, "lexical_terms": 6, "dense_dimension": 8}))
+    kept = load_file(tmp_path / "again" / "model" / "dupmae_representation.safetensors")["lexical_scale"]
+    assert torch.equal(kept, scale)
 
 
 def test_matryoshka_and_gradient_checkpointing_through_the_command_line(

@@ -2,8 +2,11 @@
 
     dense(x)   = W h_CLS + b                              d → d′
     μ(x)       = max over the ordinary tokens t of head(h_t)   (V,), element-wise
-    lexical(d) = the k largest entries of μ(d), the others 0;   lexical(q) = μ(q)
-    score      = ⟨dense(q), dense(d)⟩ + Σ_{i in top-k(d)} μ_q[i] · μ_d[i]
+    lexical(d) = the k largest entries of s·μ(d), the others 0;   lexical(q) = s·μ(q)
+    score      = ⟨dense(q), dense(d)⟩ + s² Σ_{i in top-k(d)} μ_q[i] · μ_d[i]
+
+In the paper s = 1. Logits of a trained head make sums in the hundreds, though, beside which nothing is left of the
+dense half, so fine-tuning begins with an s under which both halves' scores spread alike (`fit_scale`).
 
 `DupMAERepresentation` is one sentence-transformers module that stands alone: it reads text and gives
 `sentence_embedding` = [dense, lexical], so that the dot product of two embeddings is the score above and every
@@ -78,6 +81,9 @@ class DupMAERepresentation(InputModule):
         self.linear = nn.Linear(backbone.hidden_size, self.dimension)
         nn.init.eye_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
+        self.lexical_scale: Tensor  # s
+        self.register_buffer("lexical_scale", torch.ones(()))
+        self.scale_is_fitted = True
         ordinary = torch.zeros(backbone.vocab_size, dtype=torch.bool)
         known = torch.from_numpy(np.asarray(ordinary_ids(tokenizer)))
         ordinary[: len(known)] = known
@@ -96,6 +102,7 @@ class DupMAERepresentation(InputModule):
             )
         module = cls(opened.backbone, opened.tokenizer, terms=terms, max_seq_length=opened.max_seq_length)
         module.heads, module.recipe = opened.heads, opened.recipe
+        module.scale_is_fitted = False
         return module
 
     @property
@@ -122,6 +129,16 @@ class DupMAERepresentation(InputModule):
         linear.bias = nn.Parameter(torch.from_numpy(bias))
         self.linear = linear.to(self.backbone.head_weight.device)
         self.dimension = dimension
+
+    def fit_scale(self, dense: npt.NDArray[Any], lexical: npt.NDArray[Any]) -> None:
+        """Choose s from both halves' scores (queries, passages), made with s as it is: over the passages of a query the
+        lexical ones shall spread as far as the dense ones. To be called before any fine-tuning."""
+        spreads = [
+            float(np.asarray(scores, dtype=np.float64).std(axis=1).mean()) for scores in (dense, lexical)
+        ]
+        if all(np.isfinite(spread) and spread > 0 for spread in spreads):
+            self.lexical_scale *= (spreads[0] / spreads[1]) ** 0.5
+        self.scale_is_fitted = True
 
     # What sentence-transformers calls
 
@@ -152,7 +169,7 @@ class DupMAERepresentation(InputModule):
         ids, mask = features["input_ids"], features["attention_mask"]
         hidden = self.backbone.encode(ids, mask)  # (B, L, d)
         dense = self.linear(hidden[:, 0])
-        lexical = self.pool(hidden, self.ordinary[ids] & mask.bool())
+        lexical = self.lexical_scale * self.pool(hidden, self.ordinary[ids] & mask.bool())
         if (kwargs.get("task") or features.get("task")) == "document":
             best = lexical.topk(self.terms, dim=1).indices
             lexical = torch.zeros_like(lexical).scatter(1, best, lexical.gather(1, best))
@@ -184,6 +201,7 @@ class DupMAERepresentation(InputModule):
         weights = {
             name: value.detach().cpu().contiguous() for name, value in self.linear.state_dict().items()
         }
+        weights["lexical_scale"] = self.lexical_scale.detach().cpu()
         save_file(weights, Path(output_path) / WEIGHTS_FILE, metadata={"format": "pt"})
         if self.heads:
             save_file(self.heads, Path(output_path) / HEADS_FILE, metadata={"format": "pt"})
@@ -213,7 +231,10 @@ class DupMAERepresentation(InputModule):
         with opening("representation", model_name_or_path):
             settings = json.loads(config.read_text(encoding="utf-8"))
             module = cls(opened.backbone, opened.tokenizer, **settings)
-            module.linear.load_state_dict(load_file(weights))
+            stored = load_file(weights)
+            if (scale := stored.pop("lexical_scale", None)) is not None:
+                module.lexical_scale.copy_(scale)
+            module.linear.load_state_dict(stored)
         module.heads, module.recipe = opened.heads, opened.recipe
         return module
 

@@ -33,6 +33,7 @@ CPU_TOKENS, GPU_TOKENS = (
     65536,
 )  # of one forward pass; texts of like length go together, so smaller passes are padded less
 _REDUCTION_PASSAGES = 4096
+_BALANCE_QUERIES, _BALANCE_PASSAGES = 64, 256
 
 
 class Student:
@@ -57,6 +58,8 @@ class Student:
         _set_lengths(model, config)
         if config.dense_dimension is not None:
             _reduce(model, config.dense_dimension, pairs)
+        if config.lexical_terms is not None:
+            _balance(model, pairs)
         if config.gradient_checkpointing:
             _checkpoint_gradients(model)
         if config.dropout is not None:
@@ -212,6 +215,22 @@ def _reduce(model: SentenceTransformer, dimension: int, pairs: Pairs) -> None:
         return
     some = np.sort(order(len(pairs.passages), 0, int(Stream.HOLDOUT))[:_REDUCTION_PASSAGES])
     module.fit_pca(Encoder(model).encode_passages(pairs.passages.texts(some)).dense, dimension)
+
+
+def _balance(model: SentenceTransformer, pairs: Pairs) -> None:
+    """Make the lexical half weigh as much as the dense one, in a model that has just been given one."""
+    module = model[0]
+    assert isinstance(module, DupMAERepresentation)
+    if module.scale_is_fitted:
+        return
+    encoder = Encoder(model)
+    texts = [
+        some.texts(np.sort(order(len(some), 0, int(Stream.HOLDOUT))[:most]))
+        for some, most in ((pairs.queries, _BALANCE_QUERIES), (pairs.passages, _BALANCE_PASSAGES))
+    ]
+    queries, passages = encoder.encode_queries(texts[0]), encoder.encode_passages(texts[1])
+    assert queries.lexical is not None and passages.lexical is not None
+    module.fit_scale(queries.dense @ passages.dense.T, (queries.lexical @ passages.lexical.T).toarray())
 
 
 def _checkpoint_gradients(model: SentenceTransformer) -> None:
