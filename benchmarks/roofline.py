@@ -99,7 +99,9 @@ def needs(objective: RetroMAE, lengths: Iterable[int]) -> dict[str, Need]:
         read = objective.needed_count(rows, length)
         sums[ENCODER] += flops.encoder(backbone, rows, length, read) - backbone.num_layers * attention
         sums[ENCODER_ATTENTION] += backbone.num_layers * attention
-        sums[DECODER] += flops.layers(backbone.style, settings.decoder_layers, rows, length) - attention
+        sums[DECODER] += (
+            flops.layers(backbone.style, settings.decoder_layers, rows, length, asked=ordinary) - attention
+        )
         sums[DECODER_ATTENTION] += attention
         sums[VOCABULARY] += flops.vocabulary(backbone, (settings.encoder_mlm_probability + 1.0) * ordinary)
     decoder, words = _size(objective.decoder), backbone.head_weight.numel()

@@ -116,6 +116,23 @@ def test_basic_decoding_follows_the_equations(backbone: Backbone, layers: int) -
     _check_equal(decoder, [x for x in (h, e, p) if x is not None], decoder(h, e, p, mask), theirs)
 
 
+@pytest.mark.parametrize("kind", ["enhanced", "basic", "condenser"])
+def test_what_is_asked_for_is_what_the_whole_says_there(backbone: Backbone, kind: str) -> None:
+    h, e, p = _streams(backbone)
+    mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]])
+    decoder, given = {
+        "enhanced": lambda: (EnhancedDecoder(backbone), (h, e, p, _visible())),
+        "basic": lambda: (BasicDecoder(backbone, 2), (h, e, p, mask)),
+        "condenser": lambda: (CondenserHead(backbone), (h, e, mask)),
+    }[kind]()
+    decoder = _shaken(decoder)
+    for asked in (torch.tensor([1, 4, 6, 9]), torch.tensor([], dtype=torch.int64)):
+        some = decoder(*given, asked=asked)
+        assert some.shape == (len(asked), backbone.hidden_size)
+        leaves = [x for x in (h, e, p) if x is not None] if kind != "condenser" else [h, e]
+        _check_equal(decoder, leaves, some, decoder(*given).flatten(0, 1)[asked])
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_rows_that_see_nothing_stay_finite(bert: Backbone, dtype: torch.dtype) -> None:
     decoder = EnhancedDecoder(bert).to(dtype)

@@ -60,9 +60,15 @@ class EnhancedDecoder(_Decoder):
         self._context_norm = (backbone.embedding_norm,) if embedding_norm == "context" else ()
 
     def forward(
-        self, sentence: Tensor, embeddings: Tensor, positions: Tensor | None, visible: Tensor
+        self,
+        sentence: Tensor,
+        embeddings: Tensor,
+        positions: Tensor | None,
+        visible: Tensor,
+        asked: Tensor | None = None,
     ) -> Tensor:
-        """sentence (B, d), embeddings e (B, L, d), positions p (L, d), visible (B, L, L) bool → (B, L, d).
+        """sentence (B, d), embeddings e (B, L, d), positions p (L, d), visible (B, L, L) bool → (B, L, d), or (n, d)
+        at the places that are `asked` for.
 
         visible[b, i, j] is True where row i may attend to position j. `positions=None` takes the decoder's
         own table, which it has where the backbone has none.
@@ -72,7 +78,7 @@ class EnhancedDecoder(_Decoder):
             context = norm(context)
         context = torch.cat([sentence[:, None], context[:, 1:]], dim=1)  # H2
         queries = sentence[:, None] + positions  # H1
-        return cast(Tensor, self.final_norm(self.layer(queries, context, visible)))
+        return cast(Tensor, self.final_norm(self.layer(queries, context, visible, asked)))
 
 
 class BasicDecoder(_Decoder):
@@ -85,15 +91,18 @@ class BasicDecoder(_Decoder):
         self.layers = nn.ModuleList(DecoderLayer(backbone.style) for _ in range(layers))
 
     def forward(
-        self, sentence: Tensor, embeddings: Tensor, positions: Tensor | None, attention_mask: Tensor
+        self,
+        sentence: Tensor,
+        embeddings: Tensor,
+        positions: Tensor | None,
+        attention_mask: Tensor,
+        asked: Tensor | None = None,
     ) -> Tensor:
-        """sentence (B, d), embeddings of the masked input (B, L, d), attention_mask (B, L) → (B, L, d)."""
+        """sentence (B, d), embeddings of the masked input (B, L, d), attention_mask (B, L) → (B, L, d), or (n, d) at
+        the places that are `asked` for."""
         _, hidden = self._placed(embeddings, positions)
         hidden = torch.cat([sentence[:, None], hidden[:, 1:]], dim=1)
-        visible = attention_mask.bool()[:, None]  # (B, 1, L)
-        for layer in self.layers:
-            hidden = layer(hidden, hidden, visible)
-        return cast(Tensor, self.final_norm(hidden))
+        return cast(Tensor, self.final_norm(_through(self.layers, hidden, attention_mask, asked)))
 
 
 class CondenserHead(nn.Module):
@@ -111,13 +120,13 @@ class CondenserHead(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(backbone.style) for _ in range(layers))
         self.final_norm = final_norm(backbone.style)
 
-    def forward(self, sentence: Tensor, early: Tensor, attention_mask: Tensor) -> Tensor:
-        """sentence (B, d), early (B, L, d), of which position 0 is not read, attention_mask (B, L) → (B, L, d)."""
+    def forward(
+        self, sentence: Tensor, early: Tensor, attention_mask: Tensor, asked: Tensor | None = None
+    ) -> Tensor:
+        """sentence (B, d), early (B, L, d), of which position 0 is not read, attention_mask (B, L) → (B, L, d), or
+        (n, d) at the places that are `asked` for."""
         hidden = torch.cat([sentence[:, None], early[:, 1:]], dim=1)
-        visible = attention_mask.bool()[:, None]  # (B, 1, L)
-        for layer in self.layers:
-            hidden = layer(hidden, hidden, visible)
-        return cast(Tensor, self.final_norm(hidden))
+        return cast(Tensor, self.final_norm(_through(self.layers, hidden, attention_mask, asked)))
 
 
 class CausalDecoder(_Decoder):
@@ -149,3 +158,11 @@ class CausalDecoder(_Decoder):
         for layer in self.layers:
             hidden = cast(SentenceDecoderLayer, layer).decode(sentence, hidden, visible[None])
         return cast(Tensor, self.final_norm(hidden)).roll(1, dims=1)
+
+
+def _through(layers: nn.ModuleList, hidden: Tensor, attention_mask: Tensor, asked: Tensor | None) -> Tensor:
+    """Self-attention in every layer; the last one only where it is asked for."""
+    visible = attention_mask.bool()[:, None]  # (B, 1, L)
+    for number, layer in enumerate(layers, start=1):
+        hidden = layer(hidden, hidden, visible, asked if number == len(layers) else None)
+    return hidden

@@ -23,14 +23,17 @@ def ordinary_tokens(rows: int, length: int) -> int:
     return rows * max(length - 2, 0)
 
 
-def layers(style: LayerStyle, number: int, rows: int, length: int, *, cross: bool = False) -> float:
-    """`number` layers over (rows, length, d); `cross`: each with cross-attention to one vector per row."""
+def layers(
+    style: LayerStyle, number: int, rows: int, length: int, *, cross: bool = False, asked: float | None = None
+) -> float:
+    """`number` layers over (rows, length, d); `cross`: each with cross-attention to one vector per row; `asked`: how
+    many positions of the last one are wanted, if not all."""
     size = style.hidden_size
     before = 2.0 * 3 * rows * length * size * size  # query, key, value
     sentence = 2.0 * 2 * rows * size * size if cross else 0.0  # value and output of one vector
-    return number * (
-        before + attention(style, rows, length) + after_attention(style, rows * length) + sentence
-    )
+    whole = before + attention(style, rows, length) + after_attention(style, rows * length) + sentence
+    left_out = 0.0 if asked is None else after_attention(style, rows * length - asked)
+    return number * whole - left_out
 
 
 def after_attention(style: LayerStyle, positions: float) -> float:

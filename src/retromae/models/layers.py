@@ -54,20 +54,27 @@ class DecoderLayer(nn.Module):
         self.dropout = nn.Dropout(style.dropout)
         _initialise(self, style.initializer_range)
 
-    def forward(self, queries: Tensor, context: Tensor, visible: Tensor) -> Tensor:
+    def forward(
+        self, queries: Tensor, context: Tensor, visible: Tensor, asked: Tensor | None = None
+    ) -> Tensor:
         """queries (B, L, d), context (B, S, d), visible bool, (B, L, S) or (B, 1, S) → (B, L, d).
 
-        A row for which nothing is visible gets zero from the attention's values.
+        A row for which nothing is visible gets zero from the attention's values. `asked` (n,) are the places of the
+        rows, laid end to end, whose result is wanted: then it is theirs alone (n, d), and what each place does by
+        itself is computed nowhere else.
         """
-        return self._transformed(self._attended(queries, context, visible))
+        return self._transformed(self._attended(queries, context, visible, asked))
 
-    def _attended(self, queries: Tensor, context: Tensor, visible: Tensor) -> Tensor:
+    def _attended(
+        self, queries: Tensor, context: Tensor, visible: Tensor, asked: Tensor | None = None
+    ) -> Tensor:
         """The layer's first half."""
-        if self.style.pre_norm:
-            attended = self._attend(self.attention_norm(queries), self.attention_norm(context), visible)
-            return queries + cast(Tensor, self.dropout(attended))
-        attended = self._attend(queries, context, visible)
-        return cast(Tensor, self.attention_norm(queries + self.dropout(attended)))
+        norm = self.attention_norm if self.style.pre_norm else nn.Identity()
+        attended = self._attend(norm(queries), norm(context), visible)
+        if asked is not None:
+            attended, queries = (x.flatten(0, 1).index_select(0, asked) for x in (attended, queries))
+        hidden = queries + self.dropout(self.output(attended))
+        return hidden if self.style.pre_norm else cast(Tensor, self.attention_norm(hidden))
 
     def _transformed(self, hidden: Tensor) -> Tensor:
         """Its second half."""
@@ -76,6 +83,7 @@ class DecoderLayer(nn.Module):
         return cast(Tensor, self.mlp_norm(hidden + self.dropout(self.mlp(hidden))))
 
     def _attend(self, queries: Tensor, context: Tensor, visible: Tensor) -> Tensor:
+        """The heads' values beside each other, before the output projection."""
         # Softmax over nothing is NaN on some devices: let such a row look at position 0, and drop its result.
         sees = visible.any(dim=-1, keepdim=True)  # (B, L, 1)
         visible = torch.cat([visible[..., :1] | ~sees, visible[..., 1:]], dim=-1)
@@ -86,8 +94,7 @@ class DecoderLayer(nn.Module):
             attn_mask=visible[:, None],  # (B, 1, L, S): the same for all heads
             dropout_p=self.style.attention_dropout if self.training else 0.0,
         )
-        result: Tensor = self.output(attended.transpose(1, 2).flatten(2) * sees)  # (B, L, d)
-        return result
+        return attended.transpose(1, 2).flatten(2) * sees
 
     def _heads(self, hidden: Tensor) -> Tensor:
         """(B, L, d) → (B, heads, L, d / heads)"""

@@ -85,12 +85,13 @@ class Labelled(NamedTuple):
     @classmethod
     def at(cls, labelled: Tensor, name: str, hidden: Tensor, token_ids: Tensor) -> Labelled:
         """The rows of (B, L, d) where `labelled` (B, L) says so, and what stands there."""
-        places = labelled.flatten().nonzero()[
-            :, 0
-        ]  # by numbers: a mask as index is looked through at every use
-        return cls(
-            name, hidden.flatten(0, 1).index_select(0, places), token_ids.flatten().index_select(0, places)
-        )
+        places = places_of(labelled)
+        return cls.taken(places, name, hidden.flatten(0, 1).index_select(0, places), token_ids)
+
+    @classmethod
+    def taken(cls, places: Tensor, name: str, hidden: Tensor, token_ids: Tensor) -> Labelled:
+        """The states (n, d) of these places already, and what stands there in (B, L)."""
+        return cls(name, hidden, token_ids.flatten().index_select(0, places))
 
 
 class Encoded(NamedTuple):
@@ -255,6 +256,11 @@ _DECODER_STREAMS = (
     Stream.DECODER_KIND,
     Stream.DECODER_TOKEN,
 )
+
+
+def places_of(flags: Tensor) -> Tensor:
+    """(B, L) bool → (n,): where it is true, counted through all rows laid end to end."""
+    return flags.flatten().nonzero()[:, 0]
 
 
 def count(flags: Tensor) -> Tensor:

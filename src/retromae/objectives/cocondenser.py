@@ -138,7 +138,7 @@ class CoCondenser(Contrastive, condenser.Condenser):
         labels = self.settings.encoder_mlm_probability * flops.ordinary_tokens(rows, length)
         return flops.TRAINING * (
             flops.encoder(self.backbone, 2 * rows, longest)
-            + flops.layers(self.backbone.style, self.settings.head_layers, 2 * rows, longest)
+            + flops.layers(self.backbone.style, self.settings.head_layers, 2 * rows, longest, asked=labels)
             + flops.vocabulary(self.backbone, 2 * labels)
             + 2 * (2 * rows) ** 2 * self.backbone.hidden_size
         )

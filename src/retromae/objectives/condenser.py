@@ -11,7 +11,7 @@ from retromae.core.errors import UserError
 from retromae.models import flops
 from retromae.models.backbone import Backbone
 from retromae.models.decoders import CondenserHead
-from retromae.objectives.base import Batch, Drawn, Encoded, Labelled, Vocabulary, count
+from retromae.objectives.base import Batch, Drawn, Encoded, Labelled, Vocabulary, count, places_of
 from retromae.objectives.one_pass import OnePass
 
 
@@ -63,18 +63,20 @@ class Condenser(OnePass):
     def encode(self, batch: Batch, drawn: Drawn) -> Encoded:
         states = self.backbone.encode(drawn.tensors["token_ids"], batch.attention_mask, all_layers=True)
         late, early = states[-1], states[self.early]
-        condensed = self.head(late[:, 0], early, batch.attention_mask)
-        labelled = drawn.tensors["labelled"]
-        predicting = {"encoder": late, "head": condensed}
+        places = places_of(drawn.tensors["labelled"])
+        condensed = self.head(late[:, 0], early, batch.attention_mask, places)
         return Encoded(
             late,
-            [Labelled.at(labelled, part, hidden, batch.token_ids) for part, hidden in predicting.items()],
+            [
+                Labelled.at(drawn.tensors["labelled"], "encoder", late, batch.token_ids),
+                Labelled.taken(places, "head", condensed, batch.token_ids),
+            ],
         )
 
     def flops(self, rows: int, length: int) -> float:
         labels = self.settings.encoder_mlm_probability * flops.ordinary_tokens(rows, length)
         return flops.TRAINING * (
             flops.encoder(self.backbone, rows, length)
-            + flops.layers(self.backbone.style, self.settings.head_layers, rows, length)
+            + flops.layers(self.backbone.style, self.settings.head_layers, rows, length, asked=labels)
             + flops.vocabulary(self.backbone, 2 * labels)
         )

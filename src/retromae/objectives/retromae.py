@@ -15,7 +15,7 @@ from retromae.models import flops
 from retromae.models.backbone import Backbone
 from retromae.models.decoders import BasicDecoder, EnhancedDecoder
 from retromae.objectives.autoencoder import AutoEncoder
-from retromae.objectives.base import Batch, Drawn, Encoded, Labelled, Vocabulary, count
+from retromae.objectives.base import Batch, Drawn, Encoded, Labelled, Vocabulary, count, places_of
 from retromae.objectives.one_pass import Reads
 
 
@@ -101,15 +101,15 @@ class RetroMAE(AutoEncoder):
 
     def rebuild(self, sentence: Tensor, batch: Batch, drawn: Drawn) -> Labelled:
         """Decode the passage from its sentence vectors (B, d)."""
-        labelled = drawn.tensors["decoder_labelled"]
+        asked = places_of(drawn.tensors["decoder_labelled"])
         positions = self.backbone.position_embeddings(batch.token_ids.shape[1])
         if isinstance(self.decoder, EnhancedDecoder):
             embeddings = self.backbone.token_embeddings(batch.token_ids)
-            decoded = self.decoder(sentence, embeddings, positions, self.visible(batch))
+            decoded = self.decoder(sentence, embeddings, positions, self.visible(batch), asked)
         else:
             embeddings = self.backbone.token_embeddings(drawn.tensors["decoder_ids"])
-            decoded = self.decoder(sentence, embeddings, positions, batch.attention_mask)
-        return Labelled.at(labelled, "decoder", decoded, batch.token_ids)
+            decoded = self.decoder(sentence, embeddings, positions, batch.attention_mask, asked)
+        return Labelled.taken(asked, "decoder", decoded, batch.token_ids)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # integer hashing compiles slowly
     @torch.no_grad()
@@ -135,10 +135,10 @@ class RetroMAE(AutoEncoder):
         # While the schedule lasts, the hidden share is on average half way to everything.
         hidden = settings.decoder_mlm_probability
         hidden += (1.0 - hidden) * settings.hide_schedule / 2
-        labels = (settings.encoder_mlm_probability + (1.0 if self.enhanced else hidden)) * tokens
+        rebuilt = (1.0 if self.enhanced else hidden) * tokens
         return flops.TRAINING * (
             flops.encoder(self.backbone, rows, length, self.needed_count(rows, length))
             + flops.embeddings(self.backbone, rows, length)
-            + flops.layers(self.backbone.style, settings.decoder_layers, rows, length)
-            + flops.vocabulary(self.backbone, labels)
+            + flops.layers(self.backbone.style, settings.decoder_layers, rows, length, asked=rebuilt)
+            + flops.vocabulary(self.backbone, settings.encoder_mlm_probability * tokens + rebuilt)
         )
