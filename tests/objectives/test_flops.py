@@ -81,6 +81,7 @@ def test_a_step_costs_what_the_objective_says(
     [
         ("mlm", {"encoder_mlm_probability": 1.0}),
         ("retromae", {"decoder": "basic", "decoder_layers": 3, "decoder_mlm_probability": 0.7}),
+        ("retromae", {"decoded_share": 0.25}),
         ("dupmae", {"decoder": "basic"}),
         ("condenser", {"head_layers": 5, "early_layers": 0}),
         ("seed", {"decoder_layers": 1}),

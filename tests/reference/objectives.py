@@ -125,6 +125,8 @@ def retromae(setting: Setting, passages: list[Passage]) -> Tensor:
         else:
             ids, targets = setting.mask(passage, config.decoder_mlm_probability, decoder=True)
             decoded = setting.decode(states[0], ids, None)
+        row = draws.row_key(setting.objective.seed, int(Stream.DECODER_ASKED), passage.epoch, passage.row)
+        targets = [i for i in targets if draws.below(draws.at_position(row, i), config.decoded_share)]
         decoder += [setting.loss_at(decoded[i], passage.ids[i]) for i in targets]
     return torch.stack(encoder).mean() + torch.stack(decoder).mean()
 

@@ -177,7 +177,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     return _read_recipe(Path(path), ())
 
 
-WHOLE = ("published",)
+WHOLE = ("start", "published")
 
 
 def _read_recipe(path: Path, from_: tuple[Path, ...]) -> dict[str, Any]:

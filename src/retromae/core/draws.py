@@ -47,6 +47,7 @@ class Stream(IntEnum):
     RUN_START = 18  # LaPraDoR: with which word they begin
     RUN_REMOVED = 19  # LaPraDoR: are they taken out of the document?
     REPLACEMENT = 20  # DiffCSE: which word the generator puts in
+    DECODER_ASKED = 21  # which tokens a decoder is asked for
 
 
 def _signed(value: int) -> int:

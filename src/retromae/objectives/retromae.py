@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from retromae.core.config import setting
-from retromae.core.draws import Stream, at_pairs, below, stream_keys
+from retromae.core.draws import Stream, at_pairs, at_positions, below, stream_keys
 from retromae.core.errors import UserError
 from retromae.models import flops
 from retromae.models.backbone import Backbone
@@ -33,6 +33,11 @@ class RetroMAEConfig:
     decoder_embedding_norm: Literal["none", "context"] = setting(
         "none",
         "none: Eq. 4 as written; context: LayerNorm on the decoder's keys and values, as the released code",
+    )
+    decoded_share: float = setting(
+        1.0,
+        "share of its tokens that the decoder is asked for in a step (1: all, as published); the others cost nothing, "
+        "so the same work covers more text",
     )
     hide_schedule: float = setting(
         0.0,
@@ -69,6 +74,8 @@ class RetroMAE(AutoEncoder):
                 f"decoder_layers is {settings.decoder_layers}, but enhanced decoding has one layer by design; "
                 "set decoder: basic for more."
             )
+        if not 0 < settings.decoded_share <= 1:
+            raise UserError(f"decoded_share is {settings.decoded_share}, but must be above 0, and 1 at most.")
         self.decoder: EnhancedDecoder | BasicDecoder
         if self.enhanced:
             self.decoder = EnhancedDecoder(backbone, embedding_norm=settings.decoder_embedding_norm)
@@ -82,11 +89,15 @@ class RetroMAE(AutoEncoder):
         token_ids, labelled = self.mask_words(batch, self.settings.encoder_mlm_probability)
         tensors = {"token_ids": token_ids, "labelled": labelled}
         if self.enhanced:
-            tensors["decoder_labelled"] = self.is_ordinary(batch)
+            asked = self.is_ordinary(batch)
         else:
             share = self.hidden_share(batch.progress)
-            tensors["decoder_ids"], tensors["decoder_labelled"] = self.mask_words(batch, share, decoder=True)
-        return Drawn(tensors, {"encoder": count(labelled), "decoder": count(tensors["decoder_labelled"])})
+            tensors["decoder_ids"], asked = self.mask_words(batch, share, decoder=True)
+        if self.settings.decoded_share < 1:
+            (keys,) = stream_keys(self.row_keys(batch), Stream.DECODER_ASKED)
+            asked = asked & below(at_positions(keys, asked.shape[1]), self.settings.decoded_share)
+        tensors["decoder_labelled"] = asked
+        return Drawn(tensors, {"encoder": count(labelled), "decoder": count(asked)})
 
     def encode(self, batch: Batch, drawn: Drawn) -> Encoded:
         hidden = self.read(batch, drawn)
@@ -135,7 +146,7 @@ class RetroMAE(AutoEncoder):
         # While the schedule lasts, the hidden share is on average half way to everything.
         hidden = settings.decoder_mlm_probability
         hidden += (1.0 - hidden) * settings.hide_schedule / 2
-        rebuilt = (1.0 if self.enhanced else hidden) * tokens
+        rebuilt = (1.0 if self.enhanced else hidden) * settings.decoded_share * tokens
         return flops.TRAINING * (
             flops.encoder(self.backbone, rows, length, self.needed_count(rows, length))
             + flops.embeddings(self.backbone, rows, length)
