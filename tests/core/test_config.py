@@ -105,7 +105,6 @@ def test_a_recipe_may_be_like_another(tmp_path: Path) -> None:
     third = tmp_path / "inner" / "third.yaml"
     third.write_text("like: second.yaml\nrate: null\npublished: {x: {w: 3}}\n")
     assert read_recipe(third) == {
-        "rate": None,
         "steps": {"warm": 2, "all": 5},
         "places": ["c"],
         "published": {"x": {"w": 3}},

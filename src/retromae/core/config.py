@@ -172,7 +172,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 def read_recipe(path: str | Path) -> dict[str, Any]:
     """A YAML file that may say `like: another.yaml`, beside it: what it does not say itself is as there.
 
-    The settings of a section are taken over one by one; lists, and the sections named in `WHOLE`, as they are.
+    The settings of a section are taken over one by one; lists, and the sections named in `WHOLE`, as they are. A null
+    takes out what the other says.
     """
     return _read_recipe(Path(path), ())
 
@@ -197,7 +198,7 @@ def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     for name in below.keys() & above.keys() - set(WHOLE):
         if isinstance(below[name], dict) and isinstance(above[name], dict):
             merged[name] = _over(below[name], above[name])
-    return merged
+    return {name: value for name, value in merged.items() if value is not None}
 
 
 def to_yaml(values: Mapping[str, Any]) -> str:
