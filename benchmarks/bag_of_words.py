@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import common
-from retromae.models.losses import max_pooled_logits
+from retromae.models.bag_of_words import max_pooled_logits
 
 ROWS, LENGTH, WIDTH, WORDS, SEED = 32, 150, 384, 30522, 0
 

@@ -11,6 +11,7 @@ Python integers.
 from __future__ import annotations
 
 from enum import IntEnum
+from functools import cache
 
 import numpy as np
 import torch
@@ -96,8 +97,14 @@ def row_keys(seed: int, epochs: Tensor, row_ids: Tensor) -> Tensor:
 
 def stream_keys(keys: Tensor, *streams: Stream) -> Tensor:
     """(S, B) int32: the rows' keys for each of S uses."""
-    marks = torch.tensor([_signed(key(int(stream))) for stream in streams], dtype=torch.int32)
-    return mix_(keys[None, :] ^ marks.to(keys.device, non_blocking=True)[:, None])
+    return mix_(keys[None, :] ^ _marks(streams, keys.device)[:, None])
+
+
+@cache
+def _marks(streams: tuple[Stream, ...], device: torch.device) -> Tensor:
+    """(S,) int32, kept, since a device would be waited for."""
+    with torch.inference_mode(False):
+        return torch.tensor([_signed(key(int(s))) for s in streams], dtype=torch.int32, device=device)
 
 
 def at_positions(keys: Tensor, length: int) -> Tensor:
@@ -118,7 +125,12 @@ def below(draws: Tensor, share: float) -> Tensor:
         return torch.zeros_like(draws, dtype=torch.bool)
     if share >= 1.0:
         return torch.ones_like(draws, dtype=torch.bool)
-    return draws < round(share * 2**32) - 2**31
+    return draws < below_limit(share)
+
+
+def below_limit(share: float) -> int:
+    """What draws, as 64-bit integers, are below with probability `share`."""
+    return round(min(max(share, 0.0), 1.0) * 2**32) - 2**31
 
 
 def uniform(draws: Tensor) -> Tensor:

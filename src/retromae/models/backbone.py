@@ -24,6 +24,7 @@ from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from retromae.core.errors import UserError
+from retromae.models.compiled import compile_module
 from retromae.models.loading import (
     Loaded,
     family_of,
@@ -33,7 +34,7 @@ from retromae.models.loading import (
     scratch_config,
     set_dropout,
 )
-from retromae.models.needed import only_at
+from retromae.models.needed import only_at, places_of
 from retromae.models.style import layer_style
 
 
@@ -147,7 +148,7 @@ class Backbone(nn.Module):
     def encode(
         self,
         token_ids: Tensor,
-        attention_mask: Tensor,
+        attention_mask: Tensor | None,
         *,
         needed: Tensor | None = None,
         all_layers: Literal[False] = False,
@@ -156,7 +157,7 @@ class Backbone(nn.Module):
     def encode(
         self,
         token_ids: Tensor,
-        attention_mask: Tensor,
+        attention_mask: Tensor | None,
         *,
         needed: Tensor | None = None,
         all_layers: Literal[True],
@@ -164,22 +165,23 @@ class Backbone(nn.Module):
     def encode(
         self,
         token_ids: Tensor,
-        attention_mask: Tensor,
+        attention_mask: Tensor | None,
         *,
         needed: Tensor | None = None,
         all_layers: bool = False,
     ) -> Tensor | tuple[Tensor, ...]:
-        """(B, L) → (B, L, d), the last hidden states.
+        """(B, L) → (B, L, d), the last hidden states. Without an attention mask no position is padding.
 
-        `needed` (B, L) bool says which of them are read; the last layer then leaves out what it can of the others, and
-        their places hold zeros, or in a pre-norm family what has become of them half way. All states are computed with
-        `all_layers`, where `leaves_out` is off, with gradient checkpointing, which computes the layer once more, and
-        when compiled, where shapes must not depend on values. So only needed positions may be read.
+        `needed` says which of them are read, as flags (B, L) bool or as places (n,) int64 through all rows laid end to
+        end; the last layer then leaves out what it can of the others, and their places hold zeros, or in a pre-norm
+        family what has become of them half way. All states are computed with `all_layers`, where `leaves_out` is off,
+        with gradient checkpointing, which computes the layer once more, and inside a compiled graph, where shapes must
+        not depend on values. So only needed positions may be read.
 
         `all_layers` gives a tuple instead: the embeddings, then every layer's output; its last entry is the
         last hidden state, after a pre-norm family's final LayerNorm.
         """
-        with self._leaving_out(None if all_layers else needed):
+        with self._leaving_out(None if all_layers else needed, token_ids.shape):
             output = self.base(
                 input_ids=token_ids,
                 attention_mask=attention_mask,
@@ -189,13 +191,13 @@ class Backbone(nn.Module):
         last: Tensor = output.last_hidden_state
         return (*output.hidden_states[:-1], last) if all_layers else last
 
-    def encode_first(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def encode_first(self, token_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """(B, L) → (B, d): the last hidden state of the first token, [CLS], where no other is read."""
-        first = torch.zeros_like(token_ids, dtype=torch.bool)
-        first[:, 0] = True
+        rows, length = token_ids.shape
+        first = torch.arange(0, rows * length, length, device=token_ids.device)
         return self.encode(token_ids, attention_mask, needed=first)[:, 0]
 
-    def encode_after(self, first: Tensor, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def encode_after(self, first: Tensor, token_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """(B, e), (B, L) → (B, L, d): like `encode`, with a vector in the place of the first token's embedding.
 
         It stands where the word embedding would, before position, LayerNorm and projection, so it is of the word
@@ -284,14 +286,30 @@ class Backbone(nn.Module):
                 f"padding id {padding}; use the tokenizer that belongs to this model."
             )
 
-    def _leaving_out(self, needed: Tensor | None) -> AbstractContextManager[None]:
-        """A pass in it may leave out what is not needed."""
+    def compile_layers(self) -> None:
+        """Compile layer after layer, and the first half of the vocabulary head. They are alike, so that the code of one
+        serves all, whatever the shapes. A last layer that leaves out what nobody reads stays as it is."""
+        if self.family.tail is not None:
+            layers = list(self._part(self.family.tail.layers))
+            for layer in layers[:-1] if self._may_leave_out else layers:
+                compile_module(layer)
+        steps = [self._part(step) for step in self.family.transform if isinstance(step, str)]
+        for step in steps:
+            if isinstance(step, nn.Module):
+                compile_module(step)
+
+    @property
+    def _may_leave_out(self) -> bool:
+        checkpoints = any(getattr(module, "gradient_checkpointing", False) for module in self.base.modules())
+        return self.leaves_out and not checkpoints
+
+    def _leaving_out(self, needed: Tensor | None, shape: tuple[int, ...]) -> AbstractContextManager[None]:
+        """A pass over (B, L) in it may leave out what is not needed."""
         tail = self.family.tail
-        if needed is None or tail is None or not self.leaves_out or torch.compiler.is_compiling():
+        if needed is None or tail is None or torch.compiler.is_compiling() or not self._may_leave_out:
             return nullcontext()
-        if any(getattr(module, "gradient_checkpointing", False) for module in self.base.modules()):
-            return nullcontext()
-        return only_at(needed, self._part(tail.layers)[-1], tail)
+        places = places_of(needed) if needed.dtype == torch.bool else needed
+        return only_at(places, (shape[0], shape[1]), self._part(tail.layers)[-1], tail)
 
     def _part(self, path: str) -> Any:
         return attrgetter(path)(self.model)

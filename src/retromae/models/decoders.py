@@ -95,11 +95,11 @@ class BasicDecoder(_Decoder):
         sentence: Tensor,
         embeddings: Tensor,
         positions: Tensor | None,
-        attention_mask: Tensor,
+        attention_mask: Tensor | None,
         asked: Tensor | None = None,
     ) -> Tensor:
-        """sentence (B, d), embeddings of the masked input (B, L, d), attention_mask (B, L) → (B, L, d), or (n, d) at
-        the places that are `asked` for."""
+        """sentence (B, d), embeddings of the masked input (B, L, d), attention_mask (B, L), None without padding →
+        (B, L, d), or (n, d) at the places that are `asked` for."""
         _, hidden = self._placed(embeddings, positions)
         hidden = torch.cat([sentence[:, None], hidden[:, 1:]], dim=1)
         return cast(Tensor, self.final_norm(_through(self.layers, hidden, attention_mask, asked)))
@@ -121,10 +121,10 @@ class CondenserHead(nn.Module):
         self.final_norm = final_norm(backbone.style)
 
     def forward(
-        self, sentence: Tensor, early: Tensor, attention_mask: Tensor, asked: Tensor | None = None
+        self, sentence: Tensor, early: Tensor, attention_mask: Tensor | None, asked: Tensor | None = None
     ) -> Tensor:
-        """sentence (B, d), early (B, L, d), of which position 0 is not read, attention_mask (B, L) → (B, L, d), or
-        (n, d) at the places that are `asked` for."""
+        """sentence (B, d), early (B, L, d), of which position 0 is not read, attention_mask (B, L), None without
+        padding → (B, L, d), or (n, d) at the places that are `asked` for."""
         hidden = torch.cat([sentence[:, None], early[:, 1:]], dim=1)
         return cast(Tensor, self.final_norm(_through(self.layers, hidden, attention_mask, asked)))
 
@@ -160,9 +160,11 @@ class CausalDecoder(_Decoder):
         return cast(Tensor, self.final_norm(hidden)).roll(1, dims=1)
 
 
-def _through(layers: nn.ModuleList, hidden: Tensor, attention_mask: Tensor, asked: Tensor | None) -> Tensor:
+def _through(
+    layers: nn.ModuleList, hidden: Tensor, attention_mask: Tensor | None, asked: Tensor | None
+) -> Tensor:
     """Self-attention in every layer; the last one only where it is asked for."""
-    visible = attention_mask.bool()[:, None]  # (B, 1, L)
+    visible = None if attention_mask is None else attention_mask.bool()[:, None]  # (B, 1, L)
     for number, layer in enumerate(layers, start=1):
         hidden = layer(hidden, hidden, visible, asked if number == len(layers) else None)
     return hidden

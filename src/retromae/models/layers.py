@@ -55,9 +55,9 @@ class DecoderLayer(nn.Module):
         _initialise(self, style.initializer_range)
 
     def forward(
-        self, queries: Tensor, context: Tensor, visible: Tensor, asked: Tensor | None = None
+        self, queries: Tensor, context: Tensor, visible: Tensor | None, asked: Tensor | None = None
     ) -> Tensor:
-        """queries (B, L, d), context (B, S, d), visible bool, (B, L, S) or (B, 1, S) → (B, L, d).
+        """queries (B, L, d), context (B, S, d), visible bool, (B, L, S), (B, 1, S) or None for all → (B, L, d).
 
         A row for which nothing is visible gets zero from the attention's values. `asked` (n,) are the places of the
         rows, laid end to end, whose result is wanted: then it is theirs alone (n, d), and what each place does by
@@ -66,7 +66,7 @@ class DecoderLayer(nn.Module):
         return self._transformed(self._attended(queries, context, visible, asked))
 
     def _attended(
-        self, queries: Tensor, context: Tensor, visible: Tensor, asked: Tensor | None = None
+        self, queries: Tensor, context: Tensor, visible: Tensor | None, asked: Tensor | None = None
     ) -> Tensor:
         """The layer's first half."""
         norm = self.attention_norm if self.style.pre_norm else nn.Identity()
@@ -82,19 +82,23 @@ class DecoderLayer(nn.Module):
             return hidden + cast(Tensor, self.dropout(self.mlp(self.mlp_norm(hidden))))
         return cast(Tensor, self.mlp_norm(hidden + self.dropout(self.mlp(hidden))))
 
-    def _attend(self, queries: Tensor, context: Tensor, visible: Tensor) -> Tensor:
+    def _attend(self, queries: Tensor, context: Tensor, visible: Tensor | None) -> Tensor:
         """The heads' values beside each other, before the output projection."""
-        # Softmax over nothing is NaN on some devices: let such a row look at position 0, and drop its result.
-        sees = visible.any(dim=-1, keepdim=True)  # (B, L, 1)
-        visible = torch.cat([visible[..., :1] | ~sees, visible[..., 1:]], dim=-1)
+        sees, mask = None, None
+        if visible is not None:
+            # Softmax over nothing is NaN on some devices: let such a row look at position 0, and drop its result.
+            sees = visible.any(dim=-1, keepdim=True)  # (B, L, 1)
+            visible = torch.cat([visible[..., :1] | ~sees, visible[..., 1:]], dim=-1)
+            mask = visible[:, None]  # (B, 1, L, S): the same for all heads
         attended = functional.scaled_dot_product_attention(
             self._heads(self.query(queries)),
             self._heads(self.key(context)),
             self._heads(self.value(context)),
-            attn_mask=visible[:, None],  # (B, 1, L, S): the same for all heads
+            attn_mask=mask,
             dropout_p=self.style.attention_dropout if self.training else 0.0,
         )
-        return attended.transpose(1, 2).flatten(2) * sees
+        beside = attended.transpose(1, 2).flatten(2)
+        return beside if sees is None else beside * sees
 
     def _heads(self, hidden: Tensor) -> Tensor:
         """(B, L, d) → (B, heads, L, d / heads)"""

@@ -1,9 +1,8 @@
-"""Losses over the vocabulary, in chunks: pure functions that never hold (all rows) × (vocabulary).
+"""The cross-entropy over the vocabulary, in chunks: pure functions that never hold (all rows) × (vocabulary).
 
 The vocabulary is the main cost of pre-training, in time and in memory. `vocabulary_cross_entropy` takes the rows of
 all parts of an objective in one pass and computes the gradients on the way, while a chunk's probabilities are still
-in the buffer. `max_pooled_logits` is DupMAE's bag of words: the element-wise maximum of the logits of a passage's
-tokens, whose gradient reaches one token per (passage, word), so that its backward costs next to nothing.
+in the buffer. DupMAE's bag of words, which is over the vocabulary too, has its file: `bag_of_words`.
 """
 
 from __future__ import annotations
@@ -15,14 +14,79 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from retromae.models.compiled import compiled
+
 CHUNK_ROWS = 512  # 512 to 1024 is best on the CPU measured (docs/log.md); 512 holds 62 MB at 30k words
-Backend = Literal["chunked", "native", "plain"]
+FUSED_LOGITS, GPU_LOGITS = 2**28, 2**26  # of one chunk on a GPU, compiled (512 MiB in bfloat16) and not
+_ALIGNED = 64  # a matrix product is fast where its sizes are multiples of this
+Backend = Literal["chunked", "fused", "native", "plain"]
 
 
-def _compute_dtype(hidden: Tensor) -> torch.dtype:
+def compute_dtype(hidden: Tensor) -> torch.dtype:
     """What matrix products run in: autocast's type where it is on, else the input's own."""
     device = hidden.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+
+
+def aligned_words(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(V, e), (V) → (V', e) in `dtype` and (V') float32, filled up to an aligned V' with words of no probability."""
+    words, width = weight.shape
+    number = -(-words // _ALIGNED) * _ALIGNED
+    matrix = weight.new_zeros(number, width, dtype=dtype)
+    matrix[:words] = weight
+    offsets = weight.new_full((number,), -torch.inf, dtype=torch.float32)
+    offsets[:words] = 0.0 if bias is None else bias
+    return matrix, offsets
+
+
+class _FusedCrossEntropy(torch.autograd.Function):
+    """The same as `_ChunkedCrossEntropy`, for a device with large chunks and a compiler: logits stay in the type of the
+    matrix products, and what lies between these products is one kernel."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, scales: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        compute, (n, words) = compute_dtype(hidden), (hidden.shape[0], weight.shape[0])
+        with torch.autocast(hidden.device.type, enabled=False):
+            matrix, offsets = aligned_words(weight, bias, compute)
+            chunk = max(1, FUSED_LOGITS // matrix.shape[0] // _ALIGNED) * _ALIGNED
+            nll = torch.empty(n, dtype=torch.float32, device=hidden.device)
+            d_hidden = torch.empty_like(hidden)
+            d_matrix = torch.zeros_like(matrix, dtype=torch.float32)
+            d_offsets = torch.zeros_like(offsets)
+            for start in range(0, n, chunk):
+                part = slice(start, min(start + chunk, n))
+                rows = hidden[part].to(compute)
+                nll[part], gradient = compiled(_softmax_gradient)(
+                    rows @ matrix.t(), offsets, targets[part], scales[part]
+                )
+                d_hidden[part] = gradient @ matrix
+                d_matrix += gradient.t() @ rows
+                d_offsets += gradient.sum(dim=0, dtype=torch.float32)
+            loss = (nll * scales).sum()
+        ctx.gradients = (d_hidden, d_matrix[:words], None if bias is None else d_offsets[:words])
+        ctx.dtypes = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
+        ctx.mark_non_differentiable(nll)
+        return loss, nll
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        return (*_kept_gradients(ctx, grads[0]), None, None)
+
+
+def _softmax_gradient(
+    logits: Tensor, offsets: Tensor, targets: Tensor, scales: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(m, V) products, (V) what is added to them, (m), (m) → the cross-entropies (m) and their scaled gradient (m, V)
+    with respect to the logits, in the type of these."""
+    full = logits.float() + offsets
+    top = full.amax(dim=1, keepdim=True)
+    total = (full - top).exp().sum(dim=1, keepdim=True)
+    nll = (top + total.log() - full.gather(1, targets[:, None]))[:, 0]
+    right = torch.arange(logits.shape[1], device=logits.device) == targets[:, None]
+    gradient = ((full - top).exp() / total - right.float()) * scales[:, None]
+    return nll, gradient.to(logits.dtype)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -38,7 +102,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         scales: Tensor,  # (n) float32
         chunk: int,
     ) -> tuple[Tensor, Tensor]:
-        compute = _compute_dtype(hidden)
+        compute = compute_dtype(hidden)
         n, vocabulary = hidden.shape[0], weight.shape[0]
         learns = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         with torch.autocast(hidden.device.type, enabled=False):
@@ -52,7 +116,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 part = slice(start, min(start + chunk, n))
                 rows = hidden[part].to(compute)
                 logits = buffer[: rows.shape[0]]
-                _logits_into(logits, rows, low_weight, bias)
+                logits_into(logits, rows, low_weight, bias)
                 _log_softmax_(logits)
                 target = targets[part, None]
                 nll[part] = -logits.gather(1, target)[:, 0]
@@ -79,17 +143,22 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        if ctx.gradients is None:
-            raise RuntimeError("the chunked vocabulary loss keeps its gradients for one backward pass only")
-        gradients = [
-            None if gradient is None else gradient.mul_(grads[0]).to(dtype)
-            for gradient, dtype in zip(ctx.gradients, ctx.dtypes)
-        ]
-        ctx.gradients = None  # freed as soon as handed over
-        return (*gradients, None, None, None)
+        return (*_kept_gradients(ctx, grads[0]), None, None, None)
 
 
-def _logits_into(out: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+def _kept_gradients(ctx: Any, gradient_of_loss: Tensor) -> list[Tensor | None]:
+    """What the forward pass left of hidden states, weight and bias."""
+    if ctx.gradients is None:
+        raise RuntimeError("the chunked vocabulary loss keeps its gradients for one backward pass only")
+    gradients = [
+        None if gradient is None else gradient.mul_(gradient_of_loss).to(dtype)
+        for gradient, dtype in zip(ctx.gradients, ctx.dtypes)
+    ]
+    ctx.gradients = None  # freed as soon as handed over
+    return gradients
+
+
+def logits_into(out: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     """out (float32) ← rows · weightᵀ + bias, without a second buffer where the types allow."""
     if rows.dtype == torch.float32:
         if bias is None:
@@ -142,14 +211,14 @@ def vocabulary_cross_entropy(
     scales   (G,) float32: part g contributes scales[g] · Σ CE
     returns  the loss, and the parts' sums Σ CE as a (G,) tensor without gradient
 
-    `chunked` is ours and runs on every torch; `native` is torch's function (from 2.13); `plain` holds all logits
-    and is there to compare with. All three agree in value and gradient; the first two are equally fast.
+    `chunked` is ours and runs on every torch; `fused` is the same for a GPU that compiles, in chunks of its own size;
+    `native` is torch's function (from 2.13); `plain` holds all logits and is there to compare with. All agree in value
+    and gradient; on a CPU the first and the third are equally fast.
     """
-    if backend == "chunked":
+    if backend in ("chunked", "fused"):
         row_scales = torch.cat([scales[g].expand(n) for g, n in enumerate(sizes)]).float()
-        loss, nll = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-            hidden, weight, bias, targets, row_scales, chunk
-        )
+        function, more = (_ChunkedCrossEntropy, (chunk,)) if backend == "chunked" else (_FusedCrossEntropy, ())
+        loss, nll = function.apply(hidden, weight, bias, targets, row_scales, *more)
         return loss, torch.stack([part.sum() for part in torch.split(nll, list(sizes))])
     if backend == "native" and not native_available():
         raise RuntimeError(f"torch {torch.__version__} has no linear_cross_entropy; use backend='chunked'")
@@ -178,96 +247,8 @@ def vocabulary_scores(
         for start in range(0, n, chunk):
             part = slice(start, min(start + chunk, n))
             rows = logits[: part.stop - start]
-            _logits_into(rows, hidden[part].to(weight.dtype), weight, bias)
+            logits_into(rows, hidden[part].to(weight.dtype), weight, bias)
             _log_softmax_(rows)
             nll[part] = -rows.gather(1, targets[part, None])[:, 0]
             hits[part] = rows.argmax(dim=-1) == targets[part]
     return nll, hits
-
-
-class _MaxPooledLogits(torch.autograd.Function):
-    """μ[b, v] = max over the tokens t of passage b of ⟨hidden[b, t], weight[v]⟩ + bias[v]."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, counted: Tensor, chunk: int
-    ) -> Tensor:
-        compute = _compute_dtype(hidden)
-        batch, length, width = hidden.shape
-        vocabulary = weight.shape[0]
-        with torch.autocast(hidden.device.type, enabled=False):
-            low_weight = weight.to(compute)
-            per_chunk = max(1, chunk // length)  # passages whose logits are held at once
-            buffer = torch.empty(per_chunk * length, vocabulary, dtype=torch.float32, device=hidden.device)
-            pooled = torch.empty(batch, vocabulary, dtype=torch.float32, device=hidden.device)
-            winners = torch.empty(batch, vocabulary, dtype=torch.int64, device=hidden.device)
-            for start in range(0, batch, per_chunk):
-                part = slice(start, min(start + per_chunk, batch))
-                rows = hidden[part].reshape(-1, width).to(compute)
-                logits = buffer[: rows.shape[0]]
-                _logits_into(logits, rows, low_weight, None)
-                logits = logits.view(-1, length, vocabulary)
-                logits.masked_fill_(~counted[part, :, None], -torch.inf)
-                torch.max(logits, dim=1, out=(pooled[part], winners[part]))
-            if bias is not None:
-                pooled += bias  # the same for every token, so it may be added after the maximum
-        ctx.save_for_backward(hidden, weight, winners)
-        ctx.compute = compute
-        ctx.has_bias = bias is not None
-        return pooled
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        hidden, weight, winners = ctx.saved_tensors
-        gradient = grads[0].float()
-        batch, length, width = hidden.shape
-        vocabulary = weight.shape[0]
-        # One token wins each (passage, word). Two weighted sums of rows follow, which embedding_bag fuses:
-        # no (B·L, V) matrix is made.
-        flat = winners + torch.arange(batch, device=hidden.device)[:, None] * length  # (B, V) → token
-        d_weight = F.embedding_bag(
-            flat.t().contiguous(),
-            hidden.reshape(-1, width).float(),
-            mode="sum",
-            per_sample_weights=gradient.t().contiguous(),
-        )
-        order = flat.reshape(-1).argsort(stable=True)
-        wins = torch.bincount(flat.reshape(-1), minlength=batch * length)
-        d_hidden = F.embedding_bag(
-            order % vocabulary,
-            weight.float(),
-            wins.cumsum(0) - wins,
-            mode="sum",
-            per_sample_weights=gradient.reshape(-1)[order],
-        )
-        d_bias = gradient.sum(0) if ctx.has_bias else None
-        return d_hidden.view_as(hidden).to(hidden.dtype), d_weight.to(weight.dtype), d_bias, None, None
-
-
-def max_pooled_logits(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, counted: Tensor, *, chunk: int = CHUNK_ROWS
-) -> Tensor:
-    """DupMAE's μ (B, V): the element-wise maximum over a passage's tokens of their vocabulary logits.
-
-    hidden (B, L, e) after the head's transform; counted (B, L) bool, True for the tokens that take part, at least
-    one per passage. Holds `chunk` × V logits at a time (one passage at least). Where two tokens give exactly the
-    same maximum, one of them takes the gradient.
-    """
-    pooled: Tensor = _MaxPooledLogits.apply(hidden, weight, bias, counted, chunk)  # type: ignore[no-untyped-call]
-    return pooled
-
-
-def bag_of_words(pooled: Tensor, token_ids: Tensor, counted: Tensor, *, per_token: bool = False) -> Tensor:
-    """(B,) loss of each passage: −log softmax(μ) over the passage's distinct words, averaged.
-
-    pooled (B, V) is μ; token_ids (B, L) the unmasked passage; counted (B, L) its ordinary tokens.
-    `per_token` divides by the number of tokens instead of distinct words, as the released code does: its weights
-    do not sum to 1 when tokens repeat, and it is there for comparison only.
-    """
-    bag = torch.zeros_like(pooled, dtype=torch.bool)
-    # Uncounted positions write where a counted one does: to the row's first counted word.
-    first = token_ids.gather(1, counted.to(torch.uint8).argmax(dim=1, keepdim=True))
-    bag.scatter_(1, torch.where(counted, token_ids, first), True)
-    missing = (pooled.log_softmax(dim=-1) * bag).sum(dim=-1).neg()
-    size = counted.sum(dim=1) if per_token else bag.sum(dim=1)
-    return missing / size.clamp(min=1)

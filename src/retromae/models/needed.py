@@ -7,6 +7,7 @@ else. Where that part of a layer begins and ends is data: `families.Tail`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -17,17 +18,21 @@ from torch import Tensor, nn
 from retromae.models.families import Tail
 
 
+def places_of(flags: Tensor) -> Tensor:
+    """Flags of any shape → (n,) int64: where they are true, counted through all of them laid end to end."""
+    return flags.flatten().nonzero()[:, 0]
+
+
 @contextmanager
-def only_at(needed: Tensor, layer: nn.Module, tail: Tail) -> Iterator[None]:
-    """While it lasts, `layer` computes its tail at the needed positions only; `needed` is (B, L) bool.
+def only_at(places: Tensor, whole: tuple[int, int], layer: nn.Module, tail: Tail) -> Iterator[None]:
+    """While it lasts, `layer` computes its tail at the needed positions only: `places` (n,) of `whole` = (B, L).
 
     What enters a part of the tail, (B, L, ·), goes on as (1, n, ·), the n needed positions of all rows; what leaves it
     is put back, with zeros elsewhere. Tensors of other shapes stay as they are. Dropout falls as in the whole pass.
     Hooks do it, which are gone afterwards, whatever happens, so no copy, no file and no later pass sees anything of it.
     Two threads must not use one model meanwhile.
     """
-    places = needed.flatten().nonzero()[:, 0]  # (n,)
-    whole, packed = needed.shape, (1, len(places))
+    packed = (1, len(places))
 
     def gather(states: Tensor) -> Tensor:
         return states.flatten(0, 1).index_select(0, places)[None] if states.shape[:2] == whole else states
@@ -38,7 +43,7 @@ def only_at(needed: Tensor, layer: nn.Module, tail: Tail) -> Iterator[None]:
     def leave(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         if output.shape[:2] != packed:
             return output
-        states = output.new_zeros(needed.numel(), output.shape[-1])
+        states = output.new_zeros(math.prod(whole), output.shape[-1])
         return states.index_copy_(0, places, output[0]).view(*whole, -1)
 
     def dropping(dropout: nn.Dropout) -> Callable[[Tensor], Tensor]:
@@ -54,7 +59,7 @@ def only_at(needed: Tensor, layer: nn.Module, tail: Tail) -> Iterator[None]:
         return forward
 
     with ExitStack() as undo:
-        if len(places) < needed.numel():
+        if len(places) < math.prod(whole):
             for first, last in tail.parts:
                 start, end = layer.get_submodule(first), layer.get_submodule(last)
                 undo.enter_context(start.register_forward_pre_hook(enter, with_kwargs=True))

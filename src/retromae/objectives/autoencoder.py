@@ -44,6 +44,6 @@ class LeftToRight(AutoEncoder):
     def rebuild(self, sentence: Tensor, batch: Batch, drawn: Drawn) -> Labelled:
         embeddings = self.backbone.token_embeddings(batch.token_ids)
         positions = self.backbone.position_embeddings(batch.token_ids.shape[1])
-        labelled = self.is_ordinary(batch)
+        labelled = drawn.places("ordinary")
         decoded = self.decoder(sentence, embeddings, positions)
         return Labelled.at(labelled, "decoder", decoded, batch.token_ids)

@@ -9,7 +9,7 @@ contributions, which add up to the step's mean. So neither accumulation nor the 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -21,7 +21,10 @@ from torch import Tensor, nn
 from retromae.core.draws import Stream, at_positions, below, choose_words, row_keys, stream_keys
 from retromae.core.errors import UserError
 from retromae.models.backbone import Backbone
+from retromae.models.compiled import compile_module
+from retromae.models.layers import DecoderLayer
 from retromae.models.losses import Backend, vocabulary_cross_entropy, vocabulary_scores
+from retromae.models.needed import places_of
 from retromae.text.words import ordinary_ids, word_starts
 
 
@@ -34,14 +37,28 @@ class Batch:
     row_ids: Tensor  # (B,) int64: which row of the data; masks depend on it
     epochs: Tensor  # (B,) int64: which pass over the data; masks depend on it
     progress: float = 0.0  # how much of the training is done, in [0, 1]; for schedules
+    full: bool = False  # known to hold no padding
+
+    @property
+    def mask(self) -> Tensor | None:
+        """(B, L) attention mask, None where it is known to hide nothing: attention without one is faster."""
+        return None if self.full else self.attention_mask
+
+    def pin_memory(self) -> Batch:
+        """In memory that a device reads while the processor goes on; the data loader asks for it."""
+        return self._each(Tensor.pin_memory)
 
     def to(self, device: torch.device | str) -> Batch:
-        moved: dict[str, Any] = {
-            f.name: value.to(device, non_blocking=True)
-            for f in fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def tensors(self) -> list[Tensor]:
+        return [value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)]
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        changed: dict[str, Any] = {
+            f.name: change(value) for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)
         }
-        return replace(self, **moved)
+        return replace(self, **changed)
 
 
 @dataclass(frozen=True)
@@ -74,6 +91,13 @@ class Drawn(NamedTuple):
     tensors: dict[str, Tensor]
     counts: dict[str, Tensor]  # part → number of items, 0-dim float32
 
+    def places(self, name: str) -> Tensor:
+        """(n,): where the flags of that name are true. Found once, since a device must be waited for."""
+        found = f"places of {name}"
+        if found not in self.tensors:
+            self.tensors[found] = places_of(self.tensors[name])
+        return self.tensors[found]
+
 
 class Labelled(NamedTuple):
     """The rows of one part that have a label: decoded states and the words they should predict."""
@@ -83,9 +107,8 @@ class Labelled(NamedTuple):
     targets: Tensor  # (n,) int64
 
     @classmethod
-    def at(cls, labelled: Tensor, name: str, hidden: Tensor, token_ids: Tensor) -> Labelled:
-        """The rows of (B, L, d) where `labelled` (B, L) says so, and what stands there."""
-        places = places_of(labelled)
+    def at(cls, places: Tensor, name: str, hidden: Tensor, token_ids: Tensor) -> Labelled:
+        """The rows of (B, L, d) at these places (n,), and what stands there in (B, L)."""
         return cls.taken(places, name, hidden.flatten(0, 1).index_select(0, places), token_ids)
 
     @classmethod
@@ -114,6 +137,7 @@ class Objective(nn.Module, ABC):
         self.seed = seed
         self.mask_id = vocabulary.mask_id
         self.loss_backend: Backend = "chunked"
+        self.compiled = False
         self.register_buffer("word_starts", vocabulary.word_starts, persistent=False)
         self.register_buffer("ordinary", vocabulary.ordinary, persistent=False)
         self.register_buffer("ordinary_ids", vocabulary.ordinary.nonzero()[:, 0], persistent=False)
@@ -121,6 +145,13 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def draw(self, batch: Batch) -> Drawn:
         """All random choices of this batch, as a pure function of (seed, epoch, row, position)."""
+
+    def draw_ahead(self, batch: Batch) -> Drawn:
+        """`draw`, and all that `forward` would otherwise wait for a device for: where the flags are true."""
+        drawn = self.draw(batch)
+        for name in [name for name, tensor in drawn.tensors.items() if tensor.dtype == torch.bool]:
+            drawn.places(name)
+        return drawn
 
     @abstractmethod
     def forward(
@@ -138,6 +169,15 @@ class Objective(nn.Module, ABC):
             f"{type(self).__name__} does not say how many operations a step takes (its method `flops`); write it, or "
             "give a budget in tokens, steps or minutes."
         )
+
+    def compile_parts(self) -> None:
+        """Compile what takes the time of a step: the layers of encoder and decoder, and what is done per word."""
+        for part in self.modules():
+            if isinstance(part, Backbone):
+                part.compile_layers()
+            elif isinstance(part, DecoderLayer):
+                compile_module(part)
+        self.compiled, self.loss_backend = True, "fused"
 
     def heads(self) -> dict[str, nn.Module]:
         """The parts besides the backbone that a checkpoint must keep so that training can go on."""
@@ -256,11 +296,6 @@ _DECODER_STREAMS = (
     Stream.DECODER_KIND,
     Stream.DECODER_TOKEN,
 )
-
-
-def places_of(flags: Tensor) -> Tensor:
-    """(B, L) bool → (n,): where it is true, counted through all rows laid end to end."""
-    return flags.flatten().nonzero()[:, 0]
 
 
 def count(flags: Tensor) -> Tensor:

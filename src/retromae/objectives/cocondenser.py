@@ -97,7 +97,7 @@ class CoCondenser(Contrastive, condenser.Condenser):
 
     def pairs(self, hidden: Tensor, drawn: Drawn) -> Tensor:
         """(2B, L', d) → (n, 2, d): [CLS] of both spans of the compared rows."""
-        return torch.stack(hidden[:, 0].chunk(2), dim=1)[drawn.tensors["compared"]]
+        return torch.stack(hidden[:, 0].chunk(2), dim=1).index_select(0, drawn.places("compared"))
 
     def contrast(self, vectors: Tensor) -> Tensor:
         if not len(vectors):

@@ -11,7 +11,7 @@ from retromae.core.errors import UserError
 from retromae.models import flops
 from retromae.models.backbone import Backbone
 from retromae.models.decoders import CondenserHead
-from retromae.objectives.base import Batch, Drawn, Encoded, Labelled, Vocabulary, count, places_of
+from retromae.objectives.base import Batch, Drawn, Encoded, Labelled, Vocabulary, count
 from retromae.objectives.one_pass import OnePass
 
 
@@ -61,14 +61,14 @@ class Condenser(OnePass):
         return Drawn({"token_ids": token_ids, "labelled": labelled}, {"encoder": masked, "head": masked})
 
     def encode(self, batch: Batch, drawn: Drawn) -> Encoded:
-        states = self.backbone.encode(drawn.tensors["token_ids"], batch.attention_mask, all_layers=True)
+        states = self.backbone.encode(drawn.tensors["token_ids"], batch.mask, all_layers=True)
         late, early = states[-1], states[self.early]
-        places = places_of(drawn.tensors["labelled"])
-        condensed = self.head(late[:, 0], early, batch.attention_mask, places)
+        places = drawn.places("labelled")
+        condensed = self.head(late[:, 0], early, batch.mask, places)
         return Encoded(
             late,
             [
-                Labelled.at(drawn.tensors["labelled"], "encoder", late, batch.token_ids),
+                Labelled.at(places, "encoder", late, batch.token_ids),
                 Labelled.taken(places, "head", condensed, batch.token_ids),
             ],
         )

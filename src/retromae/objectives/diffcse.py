@@ -67,7 +67,8 @@ class DiffCSE(simcse.SimCSE):
         drawn = super().draw(batch)
         masked, replaced = self.mask_words(batch, self.settings.replaced_probability, decoder=True)
         drawn.tensors.update(masked=masked, replaced=replaced)
-        drawn.counts["rtd"] = count(self.is_ordinary(batch))
+        drawn.tensors["ordinary"] = self.is_ordinary(batch)
+        drawn.counts["rtd"] = count(drawn.tensors["ordinary"])
         return drawn
 
     def forward(
@@ -89,9 +90,9 @@ class DiffCSE(simcse.SimCSE):
     def detect(self, sentence: Tensor, batch: Batch, drawn: Drawn) -> tuple[Tensor, Tensor]:
         """Losses of all ordinary tokens (n,), and whether each was found out (n,), given the rows' vectors (B, d)."""
         edited = self.edit(batch, drawn)
-        ordinary = self.is_ordinary(batch)
-        scores = self.discriminator(sentence, edited, batch.attention_mask)[ordinary]
-        changed = (edited != batch.token_ids)[ordinary]
+        ordinary = drawn.places("ordinary")
+        scores = self.discriminator(sentence, edited, batch.mask).flatten().index_select(0, ordinary)
+        changed = (edited != batch.token_ids).flatten().index_select(0, ordinary)
         losses = F.binary_cross_entropy_with_logits(scores, changed.to(scores.dtype), reduction="none")
         return losses, (scores > 0) == changed
 
@@ -99,14 +100,14 @@ class DiffCSE(simcse.SimCSE):
     @torch.no_grad()
     def edit(self, batch: Batch, drawn: Drawn) -> Tensor:
         """(B, L): the rows with what the generator puts into their gaps, sampled, never a special token."""
-        replaced = drawn.tensors["replaced"]
-        hidden = self.generator.encode(drawn.tensors["masked"], batch.attention_mask, needed=replaced)
+        replaced = drawn.places("replaced")
+        hidden = self.generator.encode(drawn.tensors["masked"], batch.mask, needed=replaced)
+        hidden = hidden.flatten(0, 1).index_select(0, replaced)
         (keys,) = stream_keys(self.row_keys(batch), Stream.REPLACEMENT)
-        where = uniform(at_positions(keys, batch.token_ids.shape[1]))[replaced]
+        where = uniform(at_positions(keys, batch.token_ids.shape[1])).flatten().index_select(0, replaced)
         ordinary: Tensor = self.ordinary  # type: ignore[assignment]
-        edited = batch.token_ids.clone()
-        edited[replaced] = sample_words(self.generator, hidden[replaced], where, ordinary)
-        return edited
+        words = sample_words(self.generator, hidden, where, ordinary)
+        return batch.token_ids.flatten().index_copy(0, replaced, words).view_as(batch.token_ids)
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
@@ -145,8 +146,8 @@ class Discriminator(nn.Module):
                 nn.init.normal_(module.weight, std=backbone.initializer_range)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, sentence: Tensor, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """(B, d), (B, L), (B, L) → (B, L)."""
+    def forward(self, sentence: Tensor, token_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """(B, d), (B, L), (B, L) or None → (B, L)."""
         hidden = self.encoder.encode_after(self.narrow(sentence), token_ids, attention_mask)
         scores: Tensor = self.score(hidden)
         return full(scores[..., 0])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from retromae.core.config import setting
 from retromae.models import flops
-from retromae.models.losses import bag_of_words, max_pooled_logits
+from retromae.models.bag_of_words import bag_of_words, max_pooled_logits
 from retromae.objectives import retromae
 from retromae.objectives.base import Batch, Drawn, Encoded, count
 
@@ -66,7 +66,11 @@ class DupMAE(retromae.RetroMAE):
         empty = ~counted.any(dim=1)
         counted[:, 0] |= empty  # something to take the maximum of; it weighs nothing
         pooled = max_pooled_logits(
-            self.backbone.head_transform(hidden), self.backbone.head_weight, self.backbone.head_bias, counted
+            self.backbone.head_transform(hidden),
+            self.backbone.head_weight,
+            self.backbone.head_bias,
+            counted,
+            fused=self.compiled,
         )
         losses = bag_of_words(pooled, batch.token_ids, counted, per_token=self.settings.bow_per_token)
         return losses.masked_fill(empty, 0.0)

@@ -146,7 +146,7 @@ class LaPraDoR(Contrastive):
         if GRADIENT not in drawn.tensors:
             with torch.no_grad(), without_dropout(frozen.encoder):
                 vectors.append(frozen.encoder.encode_first(frozen.token_ids, frozen.attention_mask))
-        return torch.stack(vectors, dim=1)[drawn.tensors["compared"]]
+        return torch.stack(vectors, dim=1).index_select(0, drawn.places("compared"))
 
     def contrast(self, vectors: Tensor) -> Tensor:
         first, second, keys = F.normalize(full(vectors), dim=-1).unbind(dim=1)

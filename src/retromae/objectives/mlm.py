@@ -34,7 +34,7 @@ class MaskedLanguageModel(OnePass):
 
     def encode(self, batch: Batch, drawn: Drawn) -> Encoded:
         hidden = self.read(batch, drawn)
-        labelled = drawn.tensors["labelled"]
+        labelled = drawn.places("labelled")
         return Encoded(hidden, [Labelled.at(labelled, "encoder", hidden, batch.token_ids)])
 
     def flops(self, rows: int, length: int) -> float:

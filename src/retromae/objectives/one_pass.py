@@ -35,14 +35,28 @@ class OnePass(Objective):
 
         That is `token_ids` (B, L) and, where other positions than the batch's hold tokens, `attention_mask` (B, L).
         """
-        attention_mask = drawn.tensors.get("attention_mask", batch.attention_mask)
-        token_ids, needed = drawn.tensors["token_ids"], None
+        attention_mask = drawn.tensors.get("attention_mask", batch.mask)
+        token_ids = drawn.tensors["token_ids"]
+        if self.reads == "all":
+            return self.backbone.encode(token_ids, attention_mask)
+        if "read" not in drawn.tensors:
+            drawn.tensors["read"] = self._flags(drawn)
+        return self.backbone.encode(token_ids, attention_mask, needed=drawn.places("read"))
+
+    def draw_ahead(self, batch: Batch) -> Drawn:
+        drawn = super().draw_ahead(batch)
         if self.reads != "all":
-            needed = torch.zeros_like(token_ids, dtype=torch.bool)
-            if self.reads == "masked":
-                needed |= drawn.tensors["labelled"]
-            needed[:, 0] = True
-        return self.backbone.encode(token_ids, attention_mask, needed=needed)
+            drawn.tensors["read"] = self._flags(drawn)
+            drawn.places("read")
+        return drawn
+
+    def _flags(self, drawn: Drawn) -> Tensor:
+        """(B, L) bool: the positions whose last states are read."""
+        flags = torch.zeros_like(drawn.tensors["token_ids"], dtype=torch.bool)
+        if self.reads == "masked":
+            flags |= drawn.tensors["labelled"]
+        flags[:, 0] = True
+        return flags
 
     def needed_count(self, rows: int, length: int) -> float | None:
         """How many positions of full rows are expected to be read; None: all of them. For `flops`."""

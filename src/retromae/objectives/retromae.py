@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from retromae.core.config import setting
-from retromae.core.draws import Stream, at_pairs, at_positions, below, stream_keys
+from retromae.core.draws import Stream, at_pairs, at_positions, below, below_limit, stream_keys
 from retromae.core.errors import UserError
 from retromae.models import flops
 from retromae.models.backbone import Backbone
+from retromae.models.compiled import compiled
 from retromae.models.decoders import BasicDecoder, EnhancedDecoder
 from retromae.objectives.autoencoder import AutoEncoder
-from retromae.objectives.base import Batch, Drawn, Encoded, Labelled, Vocabulary, count, places_of
+from retromae.objectives.base import Batch, Drawn, Encoded, Labelled, Vocabulary, count
 from retromae.objectives.one_pass import Reads
 
 
@@ -101,38 +102,34 @@ class RetroMAE(AutoEncoder):
 
     def encode(self, batch: Batch, drawn: Drawn) -> Encoded:
         hidden = self.read(batch, drawn)
-        labelled = drawn.tensors["labelled"]
         return Encoded(
             hidden,
             [
-                Labelled.at(labelled, "encoder", hidden, batch.token_ids),
+                Labelled.at(drawn.places("labelled"), "encoder", hidden, batch.token_ids),
                 self.rebuild(hidden[:, 0], batch, drawn),
             ],
         )
 
     def rebuild(self, sentence: Tensor, batch: Batch, drawn: Drawn) -> Labelled:
         """Decode the passage from its sentence vectors (B, d)."""
-        asked = places_of(drawn.tensors["decoder_labelled"])
+        asked = drawn.places("decoder_labelled")
         positions = self.backbone.position_embeddings(batch.token_ids.shape[1])
         if isinstance(self.decoder, EnhancedDecoder):
             embeddings = self.backbone.token_embeddings(batch.token_ids)
             decoded = self.decoder(sentence, embeddings, positions, self.visible(batch), asked)
         else:
             embeddings = self.backbone.token_embeddings(drawn.tensors["decoder_ids"])
-            decoded = self.decoder(sentence, embeddings, positions, batch.attention_mask, asked)
+            decoded = self.decoder(sentence, embeddings, positions, batch.mask, asked)
         return Labelled.taken(asked, "decoder", decoded, batch.token_ids)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # integer hashing compiles slowly
     @torch.no_grad()
     def visible(self, batch: Batch) -> Tensor:
         """(B, L, L) bool, Eq. 7: which positions j the decoder's row i may attend to."""
-        length = batch.token_ids.shape[1]
         (keys,) = stream_keys(self.row_keys(batch), Stream.DECODER_VISIBLE)
-        visible = below(at_pairs(keys, length), 1.0 - self.hidden_share(batch.progress))
-        visible &= batch.attention_mask.bool()[:, None, :]
-        visible.diagonal(dim1=1, dim2=2).fill_(False)  # no token sees itself
-        visible[:, 1:, 0] = True  # every row but the first sees the sentence vector
-        return visible
+        # As a tensor, so that a schedule makes no new code of it.
+        limit = torch.full((), below_limit(1.0 - self.hidden_share(batch.progress)), device=keys.device)
+        function = compiled(visible_pairs) if self.compiled else visible_pairs
+        return function(keys, batch.attention_mask, limit)
 
     def hidden_share(self, progress: float) -> float:
         """How much is hidden from a decoder row at this point of the training."""
@@ -153,3 +150,13 @@ class RetroMAE(AutoEncoder):
             + flops.layers(self.backbone.style, settings.decoder_layers, rows, length, asked=rebuilt)
             + flops.vocabulary(self.backbone, settings.encoder_mlm_probability * tokens + rebuilt)
         )
+
+
+def visible_pairs(keys: Tensor, attention_mask: Tensor, limit: Tensor) -> Tensor:
+    """(B) keys, (B, L) → (B, L, L): a token sees those whose draw is below the limit, never itself, no padding, and
+    all but the first see the sentence vector at position 0."""
+    length = attention_mask.shape[1]
+    i = torch.arange(length, device=keys.device)[:, None]
+    j = torch.arange(length, device=keys.device)
+    drawn = at_pairs(keys, length).to(torch.int64) < limit
+    return drawn & attention_mask.bool()[:, None, :] & (i != j) | (i > 0) & (j == 0)

@@ -43,12 +43,13 @@ class SEED(LeftToRight):
 
     def draw(self, batch: Batch) -> Drawn:
         token_ids, labelled = self.mask_words(batch, self.settings.encoder_mlm_probability)
-        counts = {"encoder": count(labelled), "decoder": count(self.is_ordinary(batch))}
-        return Drawn({"token_ids": token_ids, "labelled": labelled}, counts)
+        ordinary = self.is_ordinary(batch)
+        counts = {"encoder": count(labelled), "decoder": count(ordinary)}
+        return Drawn({"token_ids": token_ids, "labelled": labelled, "ordinary": ordinary}, counts)
 
     def encode(self, batch: Batch, drawn: Drawn) -> Encoded:
         hidden = self.read(batch, drawn)
-        labelled = drawn.tensors["labelled"]
+        labelled = drawn.places("labelled")
         masked = Labelled.at(labelled, "encoder", hidden, batch.token_ids)
         return Encoded(hidden, [masked, self.rebuild(hidden[:, 0], batch, drawn)])
 

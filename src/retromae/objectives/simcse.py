@@ -68,13 +68,14 @@ class SimCSE(Contrastive):
 
     def views(self, batch: Batch) -> Tensor:
         """(2, B, d): [CLS] of every row under two draws of dropout."""
-        first = self.backbone.encode_first(batch.token_ids.repeat(2, 1), batch.attention_mask.repeat(2, 1))
+        mask = None if batch.mask is None else batch.mask.repeat(2, 1)
+        first = self.backbone.encode_first(batch.token_ids.repeat(2, 1), mask)
         return torch.stack(first.chunk(2))
 
     def projected(self, views: Tensor, drawn: Drawn) -> Tensor:
         """(2, B, d) → (n, 2, d), the compared rows' only."""
         vectors: Tensor = self.projection(views)
-        return vectors.transpose(0, 1)[drawn.tensors["compared"]]
+        return vectors.transpose(0, 1).index_select(0, drawn.places("compared"))
 
     def contrast(self, vectors: Tensor) -> Tensor:
         first, second = F.normalize(vectors, dim=-1).unbind(dim=1)
@@ -92,8 +93,8 @@ class SimCSE(Contrastive):
 
     def guessed(self, batch: Batch, drawn: Drawn) -> Labelled:
         """The masked words, from a pass of their own."""
-        labelled = drawn.tensors["labelled"]
-        hidden = self.backbone.encode(drawn.tensors["token_ids"], batch.attention_mask, needed=labelled)
+        labelled = drawn.places("labelled")
+        hidden = self.backbone.encode(drawn.tensors["token_ids"], batch.mask, needed=labelled)
         return Labelled.at(labelled, "encoder", hidden, batch.token_ids)
 
     @torch.no_grad()

@@ -60,8 +60,9 @@ class TSDAE(LeftToRight):
 
     def draw(self, batch: Batch) -> Drawn:
         token_ids, attention_mask = self.delete_tokens(batch)
-        tensors = {"token_ids": token_ids, "attention_mask": attention_mask}
-        return Drawn(tensors, {"decoder": count(self.is_ordinary(batch))})
+        ordinary = self.is_ordinary(batch)
+        tensors = {"token_ids": token_ids, "attention_mask": attention_mask, "ordinary": ordinary}
+        return Drawn(tensors, {"decoder": count(ordinary)})
 
     def delete_tokens(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(token ids, attention mask), both (B, kept_length(L)): the rows without their deleted tokens, moved together.

@@ -36,13 +36,12 @@ from retromae.core.files import write_json
 from retromae.models.backbone import Backbone
 from retromae.models.checkpoint import HEADS_FILE, RECIPE_FILE, open_checkpoint
 from retromae.models.loading import find_file, opening
-from retromae.models.losses import max_pooled_logits
+from retromae.models.bag_of_words import max_pooled_logits
 from retromae.text.words import ordinary_ids
 
 Task = Literal["query", "document"]
 CONFIG_FILE = "dupmae_representation.json"
 WEIGHTS_FILE = "dupmae_representation.safetensors"
-_CPU_ROWS, _GPU_ROWS = 512, 8192  # tokens whose logits are held at once
 
 
 class DupMAERepresentation(InputModule):
@@ -187,7 +186,6 @@ class DupMAERepresentation(InputModule):
             head.head_weight,
             head.head_bias,
             counted | (empty & first),  # something to take the maximum of
-            chunk=_CPU_ROWS if hidden.device.type == "cpu" else _GPU_ROWS,
         )
         return pooled.masked_fill(empty, 0.0)
 

@@ -148,6 +148,7 @@ class RowBatches(Dataset[Batch]):
             attention_mask=torch.from_numpy(attention_mask),
             row_ids=torch.from_numpy(np.ascontiguousarray(micro.rows)),
             epochs=torch.full((len(micro.rows),), micro.epoch, dtype=torch.int64),
+            full=bool(attention_mask.all()),
         )
 
 

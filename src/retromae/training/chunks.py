@@ -8,6 +8,7 @@ the rows of a batch are of like length already, and a pass of few tokens is no b
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -24,6 +25,11 @@ class Chunk:
     drawn: Drawn
     micro: int  # which batch of the optimiser step they belong to
     number: int  # which part of that batch they are
+
+    def tensors(self) -> Iterator[Tensor]:
+        yield from self.batch.tensors()
+        yield from self.drawn.tensors.values()
+        yield from self.drawn.counts.values()
 
 
 def cut(batch: Batch, tokens: int, multiple: int = 1) -> list[Batch]:
@@ -43,10 +49,12 @@ def cut(batch: Batch, tokens: int, multiple: int = 1) -> list[Batch]:
 
 
 def _take(batch: Batch, rows: Tensor, length: int) -> Batch:
+    attention_mask = batch.attention_mask[rows, :length]
     return replace(
         batch,
         token_ids=batch.token_ids[rows, :length],
-        attention_mask=batch.attention_mask[rows, :length],
+        attention_mask=attention_mask,
         row_ids=batch.row_ids[rows],
         epochs=batch.epochs[rows],
+        full=bool(attention_mask.all()),
     )

@@ -122,7 +122,6 @@ class _Session:
             optim="adamw_torch_fused",
             seed=config.seed,
             bf16=config.bf16,
-            torch_compile=config.torch_compile,
             logging_steps=config.logging_steps,
             logging_nan_inf_filter=False,
             eval_strategy=measures,
@@ -154,6 +153,7 @@ class _Session:
             clock=self.clock,
             batches=self._batches,
             cut=partial(cut, tokens=self.config.chunk_tokens, multiple=self.padding.multiple),
+            compiled=config.torch_compile,
             evaluate=self.judge.measure if len(self.held_out) else None,
             after_evaluation=self.judge.judge,
         )

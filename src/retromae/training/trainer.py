@@ -13,6 +13,7 @@ a run a pure function of its settings and step:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -30,6 +31,7 @@ from retromae.core.files import write_json
 from retromae.core.runs import RunFolder
 from retromae.objectives import Batch, Objective
 from retromae.objectives.contrast import Contrastive, over_the_step
+from retromae.training.ahead import Beside, Coming
 from retromae.training.checkpoints import Clocked
 from retromae.training.chunks import Chunk
 from retromae.training.schedule import Clock
@@ -43,7 +45,7 @@ Evaluate = Callable[[Objective], dict[str, float]]
 class PretrainTrainer(Clocked, Trainer):
     """Trains an `Objective` on micro-batches that come in order from `batches(first_step)`.
 
-    `cut` gives the parts of one that are computed one after the other.
+    `cut` gives the parts of one that are computed one after the other; `compiled` has them computed by compiled code.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class PretrainTrainer(Clocked, Trainer):
         clock: Clock,
         batches: Callable[[int], DataLoader[Batch]],
         cut: Callable[[Batch], list[Batch]] = lambda batch: [batch],
+        compiled: bool = False,
         evaluate: Evaluate | None = None,
         after_evaluation: Callable[[PretrainTrainer, dict[str, float]], None] | None = None,
     ) -> None:
@@ -73,11 +76,14 @@ class PretrainTrainer(Clocked, Trainer):
         self._after_evaluation = after_evaluation
         self._sums: dict[str, Tensor] = {}  # parts of the loss since the last logging, on the device
         self._logged_at = 0  # the step of the last logging
-        self._unchecked: tuple[Tensor, Batch] | None = None
+        self._beside = Beside(self.args.device)
+        self._unchecked: tuple[Coming, Batch] | None = None
         self.model_accepts_loss_kwargs = True  # the loss is normalised over the whole step, here
         self.loss_is_scaled_for_ga = True
-        if args.torch_compile and isinstance(objective, Contrastive):
-            # Two passes, one of them not compiled, must draw dropout alike.
+        if compiled:
+            objective.compile_parts()
+        if compiled and isinstance(objective, Contrastive):
+            # Two passes, of which one needs no gradient and so is other code, must draw dropout alike.
             from torch._inductor import config
 
             config.fallback_random = True
@@ -99,8 +105,8 @@ class PretrainTrainer(Clocked, Trainer):
             if batch is None:
                 break
             batch.progress = progress
-            parts = [part.to(device) for part in self._cut(batch)]
-            samples.append([Chunk(p, self.objective.draw(p), micro, n) for n, p in enumerate(parts)])
+            parts = self._cut(batch)
+            samples.append([self._drawn(part, micro, number, device) for number, part in enumerate(parts)])
         if not samples:
             return [], None
         chunks = [chunk for sample in samples for chunk in sample]
@@ -112,6 +118,13 @@ class PretrainTrainer(Clocked, Trainer):
         totals = distributed.sum_over_ranks(torch.stack([*mine, tokens]))
         self._fresh_tokens = self._fresh_tokens + totals[-1].double()
         return samples, dict(zip(names, totals[:-1].unbind()))
+
+    def _drawn(self, batch: Batch, micro: int, number: int, device: torch.device) -> Chunk:
+        def draw() -> Chunk:
+            moved = batch.to(device)
+            return Chunk(moved, self.objective.draw_ahead(moved), micro, number)
+
+        return self._beside.do(draw, Chunk.tensors)
 
     def _compare_over_the_step(self, objective: Contrastive, chunks: list[Chunk]) -> None:
         """The first of two passes, where the rows of a step are not all in one chunk."""
@@ -161,27 +174,26 @@ class PretrainTrainer(Clocked, Trainer):
         return loss.detach()
 
     def _check_finite(self, loss: Tensor, batch: Batch) -> None:
-        """Stop at a loss that is no number. On an accelerator the previous chunk's loss is looked at, so that the
-        device is never waited for."""
-        if loss.device.type == "cpu":
-            suspect: tuple[Tensor, Batch] | None = (loss.detach(), batch)
-        else:
-            suspect, self._unchecked = self._unchecked, (loss.detach(), batch)
-        if suspect is None or torch.isfinite(suspect[0]):
+        """Stop at a loss that is no number. On an accelerator the previous chunk's loss is looked at, which has come
+        meanwhile."""
+        suspect: tuple[Coming, Batch] | None = (Coming(loss), batch)
+        if loss.device.type != "cpu":
+            suspect, self._unchecked = self._unchecked, suspect
+        if suspect is None or math.isfinite(value := suspect[0].value):
             return
         path = self.run.path / f"nonfinite-step-{self.state.global_step}-rank-{distributed.rank()}.json"
         write_json(
             path,
             {
                 "step": self.state.global_step,
-                "loss": str(suspect[0].item()),
+                "loss": str(value),
                 "epochs": suspect[1].epochs.tolist(),
                 "row_ids": suspect[1].row_ids.tolist(),
                 "token_ids": suspect[1].token_ids.tolist(),
             },
         )
         raise UserError(
-            f"The loss became {suspect[0].item()} at step {self.state.global_step}; the batch that caused it is in "
+            f"The loss became {value} at step {self.state.global_step}; the batch that caused it is in "
             f"'{path}'. Lower learning_rate or turn off bf16, and go on from the last checkpoint with --resume."
         )
 
