@@ -16,9 +16,11 @@ from typing import Any
 import torch
 
 from benchmarks import common
-from benchmarks.pretrain import CASES, SEED, Case, Ours
+from benchmarks.loop import SEED, Case, Loop
+from benchmarks.pretrain import CASES
 from retromae.models import flops
 from retromae.objectives import Batch, Drawn
+from retromae.training.chunks import Chunk
 
 WHOLE, NEEDED = "whole", "where needed"
 CHOSEN = ("4x256 8k, MS MARCO-like", "6x384 30k, MS MARCO-like")
@@ -29,10 +31,10 @@ class Sides:
 
     def __init__(self, case: Case, batches: int) -> None:
         rows = common.random_rows(case.lengths(case.rows * 30, SEED), case.vocabulary, SEED)
-        self.ours = Ours(case, rows)
+        self.ours = Loop(case, rows)
         self.objective = self.ours.objective
-        chunks = [self.ours.chunks(next(self.ours.batches)[0]) for _ in range(batches)]
-        self.batches = [(chunk, self.objective.draw(chunk)) for (chunk,) in chunks]
+        drawn = [chunk for _ in range(batches) for chunk in self.ours.drawn()]
+        self.batches = [(chunk.batch, chunk.drawn) for chunk in drawn]
 
     def of(self, work: Callable[[Batch, Drawn], None]) -> dict[str, Callable[[], None]]:
         def side(leaves_out: bool) -> Callable[[], None]:
@@ -46,7 +48,7 @@ class Sides:
         return {WHOLE: side(False), NEEDED: side(True)}
 
     def step(self, batch: Batch, drawn: Drawn) -> None:
-        self.ours.learn([batch], [drawn])
+        self.ours.learn([Chunk(batch, drawn, 0, 0)])
         self.ours.update()
 
     def encoder(self, batch: Batch, drawn: Drawn) -> None:

@@ -27,7 +27,9 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks import common
-from benchmarks.pretrain import CASES, GPU_CASES, SEED, Case, Ours
+from benchmarks.gpu import GPU_CASES
+from benchmarks.loop import SEED, Case, Loop
+from benchmarks.pretrain import CASES
 from retromae.models import flops
 from retromae.objectives.retromae import RetroMAE
 
@@ -126,26 +128,26 @@ def _size(module: nn.Module) -> int:
 class Step:
     """Training steps on a few batches, the parts of one named for the profiler."""
 
-    def __init__(self, case: Case, device: str, batches: int, chunk_tokens: int) -> None:
+    def __init__(self, case: Case, device: str, batches: int, chunk_tokens: int, compiled: bool) -> None:
         made = common.random_rows(case.lengths(case.rows * 30, SEED), case.vocabulary, SEED)
         multiple = 8 if device == "cuda" else 1
-        self.ours = Ours(case, made, device, multiple=multiple, chunk_tokens=chunk_tokens)
+        self.ours = Loop(case, made, device, multiple=multiple, chunk_tokens=chunk_tokens, compiled=compiled)
         self.objective = objective = self.ours.objective
-        self.batches = [self.ours.chunks(next(self.ours.batches)[0]) for _ in range(batches)]
+        self.batches = [self.ours.parts() for _ in range(batches)]
         self.lengths = [
-            torch.cat([chunk.attention_mask.sum(dim=1) for chunk in batch]).tolist() for batch in self.batches
+            torch.cat([part.attention_mask.sum(dim=1) for part in batch]).tolist() for batch in self.batches
         ]
         _name(objective.backbone, "encode", ENCODER)
         _name(objective.backbone, "token_embeddings", DECODER)
         _name(objective.decoder, "forward", DECODER)
-        _name(objective, "draw", MASKS)
+        _name(objective, "draw_ahead", MASKS)
         _name(objective, "visible", MASKS)
         _name(objective, "vocabulary_losses", VOCABULARY)
         _name(self.ours, "update", OPTIMISER)
 
     def run(self) -> None:
         for batch in self.batches:
-            self.ours.learn(batch, [self.objective.draw(chunk) for chunk in batch])
+            self.ours.learn([self.ours.draw(part) for part in batch])
             self.ours.update()
 
 
@@ -211,8 +213,8 @@ def _goes_back(event: Any) -> bool:
 
 
 def measure(case: Case, device: str, ceilings: Ceilings, options: argparse.Namespace) -> dict[str, Any]:
-    step = Step(case, device, options.batches, options.chunk_tokens)
-    timing = common.median_of(step.run, options.rounds)
+    step = Step(case, device, options.batches, options.chunk_tokens, options.compiled)
+    timing = common.median_of(step.run, options.rounds, warmup=3 if options.compiled else 1)
     shares = shares_of_time(step.run, device)
     counted: defaultdict[str, float] = defaultdict(float)
     gflops = ceilings.bf16_gflops if device == "cuda" else ceilings.fp32_gflops
@@ -283,6 +285,7 @@ def main() -> None:
     parser.add_argument(
         "--chunk-tokens", type=int, default=0, help="tokens of one forward pass, 0: whole batches"
     )
+    parser.add_argument("--compiled", action="store_true", help="layers and losses compiled")
     options = parser.parse_args()
     chosen = {name: cases[name] for name in options.only or cases}
     if options.quick:

@@ -9,22 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import ParamSpec, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
 
-P, R = ParamSpec("P"), TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
 
-_VARIANTS = 64  # of one piece: training and measuring, with and without padding, several families in one process
+_VARIANTS = (
+    64  # of one piece: training and measuring, with and without padding, several families in one process
+)
+
+
+def compiled(function: F) -> F:
+    """A function of tensors, compiled once for the whole process."""
+    return cast(F, _compiled(function))
 
 
 @cache
-def compiled(function: Callable[P, R]) -> Callable[P, R]:
-    """A function of tensors, compiled once for the whole process."""
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     _allow_variants()
-    result: Callable[P, R] = torch.compile(function, dynamic=True)
-    return result
+    return torch.compile(function, dynamic=True)
 
 
 def compile_module(module: nn.Module) -> None:

@@ -217,7 +217,8 @@ def vocabulary_cross_entropy(
     """
     if backend in ("chunked", "fused"):
         row_scales = torch.cat([scales[g].expand(n) for g, n in enumerate(sizes)]).float()
-        function, more = (_ChunkedCrossEntropy, (chunk,)) if backend == "chunked" else (_FusedCrossEntropy, ())
+        function: Any = _ChunkedCrossEntropy if backend == "chunked" else _FusedCrossEntropy
+        more = (chunk,) if backend == "chunked" else ()
         loss, nll = function.apply(hidden, weight, bias, targets, row_scales, *more)
         return loss, torch.stack([part.sum() for part in torch.split(nll, list(sizes))])
     if backend == "native" and not native_available():

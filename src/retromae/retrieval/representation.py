@@ -34,9 +34,9 @@ from torch import Tensor, nn
 from retromae.core.errors import UserError
 from retromae.core.files import write_json
 from retromae.models.backbone import Backbone
+from retromae.models.bag_of_words import max_pooled_logits
 from retromae.models.checkpoint import HEADS_FILE, RECIPE_FILE, open_checkpoint
 from retromae.models.loading import find_file, opening
-from retromae.models.bag_of_words import max_pooled_logits
 from retromae.text.words import ordinary_ids
 
 Task = Literal["query", "document"]

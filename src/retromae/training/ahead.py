@@ -22,7 +22,7 @@ class Beside:
         self._queue: torch.cuda.Stream | None = None
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # what it reads, the model's tables, is there
-            self._queue = torch.cuda.Stream(device, priority=-1)
+            self._queue = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
 
     def do(self, work: Callable[[], T], tensors: Callable[[T], Iterable[Tensor]]) -> T:
         """The result of `work`, ready for the main queue. `tensors` are all those that it made and that are used."""
@@ -46,7 +46,7 @@ class Coming:
         if number.is_cuda:
             self._number = torch.empty((), dtype=number.dtype, pin_memory=True)
             self._number.copy_(number.detach(), non_blocking=True)
-            self._event = torch.cuda.Event()
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._event.record()
 
     @property

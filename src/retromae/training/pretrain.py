@@ -153,7 +153,7 @@ class _Session:
             clock=self.clock,
             batches=self._batches,
             cut=partial(cut, tokens=self.config.chunk_tokens, multiple=self.padding.multiple),
-            compiled=config.torch_compile,
+            compiled=self.config.torch_compile,
             evaluate=self.judge.measure if len(self.held_out) else None,
             after_evaluation=self.judge.judge,
         )

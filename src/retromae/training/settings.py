@@ -73,7 +73,9 @@ class PretrainConfig:
     gradient_checkpointing: bool = setting(
         False, "recompute activations instead of keeping them: less memory, slower"
     )
-    torch_compile: bool = setting(False, "compile layers and losses: a slower start, faster steps (for a GPU)")
+    torch_compile: bool = setting(
+        False, "compile layers and losses: a slower start, faster steps (for a GPU)"
+    )
 
     # watching
     logging_steps: int = setting(50, "steps between lines in metrics.jsonl and on the screen")
