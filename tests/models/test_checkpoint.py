@@ -199,3 +199,20 @@ def test_a_folder_without_tokenizer_is_one_sentence(tiny_folder: TinyFolder, tmp
 def test_recipes_are_plain_json(tiny_folder: TinyFolder, tmp_path: Path) -> None:
     folder = _saved(tiny_folder, tmp_path / "model")
     assert json.loads((folder / RECIPE_FILE).read_text(encoding="utf-8")) == RECIPE
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "modernbert"])
+def test_a_run_without_dropout_does_not_take_it_from_the_model(
+    family: str, tiny_folder: TinyFolder, tmp_path: Path
+) -> None:
+    own = {
+        name: value
+        for name, value in AutoModel.from_pretrained(tiny_folder(family)).config.to_dict().items()
+        if "dropout" in name
+    }
+    checkpoint = open_checkpoint(tiny_folder(family), dropout=0.35)
+    assert checkpoint.backbone.dropout == checkpoint.backbone.attention_dropout == 0.35
+    save(tmp_path / "saved", checkpoint.backbone, checkpoint.tokenizer, {}, RECIPE, SHORT)
+    saved = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert {name: saved.get(name) for name in own} == own
+    assert checkpoint.backbone.config.to_dict()[next(iter(own))] == 0.35  # saving has not changed the run

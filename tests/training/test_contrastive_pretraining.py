@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from retromae.core.draws import Stream, key
+from retromae.core.errors import UserError
 from retromae.training.trainer import WEIGHTS_NAME
 from training import runs
 
@@ -168,3 +169,16 @@ def test_two_processes_compare_what_one_does_that_accumulates(
         abs=5e-4,
     )
     runs.check_close(runs.weights(one), runs.weights(two), atol=5e-4)
+
+
+@pytest.mark.parametrize("objective", ["simcse", "diffcse", "laprador"])
+def test_two_views_that_nothing_tells_apart_are_refused(
+    objective: str, given: Settings, tiny_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model = shutil.copytree(tiny_folder("bert"), tmp_path / "still")
+    config = json.loads((model / "config.json").read_text())
+    still = {name: 0.0 if "dropout" in name and value is not None else value for name, value in config.items()}
+    (model / "config.json").write_text(json.dumps(still))
+    with pytest.raises(UserError, match="dropout"):
+        runs.train(given(objective=objective, model_name_or_path=str(model)))
+    runs.train(given(objective=objective, model_name_or_path=str(model), dropout=0.1, max_steps=1))

@@ -41,8 +41,10 @@ from retromae.models.style import layer_style
 class Backbone(nn.Module):
     """A masked-LM model, its parts under names that are the same for every family."""
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: Loaded, own_dropout: Mapping[str, float] | None = None) -> None:
+        """`own_dropout` are settings of the configuration that something else stands for at present."""
         super().__init__()
+        self._own_dropout = dict(own_dropout or {})
         config: Any = loaded.model.config
         self.model = loaded.model
         self.config: PreTrainedConfig = config
@@ -57,6 +59,7 @@ class Backbone(nn.Module):
         self.layer_norm_eps = self.style.layer_norm_eps
         self.dropout = self.style.dropout
         self.attention_dropout = self.style.attention_dropout
+        self.drops = self.dropout > 0 or self.attention_dropout > 0
         self.initializer_range = self.style.initializer_range
         self.pre_norm = self.style.pre_norm
         self.num_layers = int(config.num_hidden_layers)
@@ -85,11 +88,13 @@ class Backbone(nn.Module):
         """Load a folder or hub name in float32; a head that the checkpoint lacks starts fresh and is named.
 
         `attn_implementation=None` is sdpa where the family has it, otherwise eager. `dropout` replaces every
-        dropout probability of the configuration.
+        dropout probability while this model is open; `save` writes the model's own.
         """
         hub: dict[str, Any] = {"revision": revision or "main", "local_files_only": local_files_only}
-        config = read_config(path_or_name, dropout, **hub)
-        return cls(load_masked_lm(config, str(path_or_name), attn_implementation=attn_implementation, **hub))
+        config = read_config(path_or_name, **hub)
+        own = set_dropout(config, dropout)
+        loaded = load_masked_lm(config, str(path_or_name), attn_implementation=attn_implementation, **hub)
+        return cls(loaded, own)
 
     @classmethod
     def from_state(cls, config: PreTrainedConfig, state: Mapping[str, Tensor], source: str) -> Self:
@@ -105,8 +110,8 @@ class Backbone(nn.Module):
         dropout: float | None = None,
     ) -> Self:
         """Random weights, drawn from torch's global generator the way transformers initialises the family."""
-        set_dropout(config, dropout)
-        return cls(new_masked_lm(config, attn_implementation))
+        own = set_dropout(config, dropout)
+        return cls(new_masked_lm(config, attn_implementation), own)
 
     @classmethod
     def from_scratch(
@@ -136,6 +141,19 @@ class Backbone(nn.Module):
         }
         config = scratch_config(family, sizes, settings)
         return cls.from_config(config, attn_implementation=attn_implementation, dropout=dropout)
+
+    def save(self, folder: str | Path) -> None:
+        """As the hub knows it. With the dropout that the model had before a run asked for another: who trains it
+        further would miss it without knowing."""
+        config: Any = self.config
+        present = {name: getattr(config, name) for name in self._own_dropout}
+        try:
+            for name, value in self._own_dropout.items():
+                setattr(config, name, value)
+            self.model.save_pretrained(folder)
+        finally:
+            for name, value in present.items():
+                setattr(config, name, value)
 
     # What the objectives compute with
 

@@ -73,7 +73,7 @@ def save(
     backbone.check_tokenizer(tokenizer)
     folder = Path(folder)
     with replacing_folder(folder) as temporary:
-        backbone.model.save_pretrained(temporary)
+        backbone.save(temporary)
         tokenizer.save_pretrained(temporary)
         write_sentence_transformer(temporary, backbone.hidden_size, max_seq_length, pooling)
         if heads:

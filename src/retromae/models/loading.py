@@ -58,12 +58,11 @@ def opening(what: str, source: str | Path) -> Iterator[None]:
             _reports.enable_progress_bar()
 
 
-def read_config(source: str | Path, dropout: float | None = None, **hub: Any) -> PreTrainedConfig:
-    """The configuration at a folder or hub name, with every dropout probability set to `dropout` if given."""
+def read_config(source: str | Path, **hub: Any) -> PreTrainedConfig:
+    """The configuration at a folder or hub name."""
     _check_local(str(source))
     with opening("model", source):
         config: PreTrainedConfig = AutoConfig.from_pretrained(str(source), **hub)
-    set_dropout(config, dropout)
     return config
 
 
@@ -147,15 +146,18 @@ def scratch_config(family: str, sizes: dict[str, int], settings: dict[str, Any])
     return config
 
 
-def set_dropout(config: PreTrainedConfig, dropout: float | None) -> None:
-    """Set every dropout probability of `config`; None leaves them as they are."""
+def set_dropout(config: PreTrainedConfig, dropout: float | None) -> dict[str, float]:
+    """Set every dropout probability of `config`, None leaves them as they are; those that it had before."""
     if dropout is None:
-        return
+        return {}
     if not 0.0 <= dropout < 1.0:
         raise UserError(f"dropout must be at least 0 and below 1, not {dropout}.")
+    before: dict[str, float] = {}
     for name, value in config.to_dict().items():
         if "dropout" in name and isinstance(value, int | float) and not isinstance(value, bool):
+            before[name] = value
             setattr(config, name, float(dropout))
+    return before
 
 
 def family_of(config: PreTrainedConfig) -> Family:

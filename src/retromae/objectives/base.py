@@ -129,6 +129,8 @@ class Objective(nn.Module, ABC):
 
     Config: ClassVar[type]
     paper: ClassVar[str] = ""
+    needs_dropout: ClassVar[bool] = False
+    """Is dropout what makes a difference between two views of a text, without which there is nothing to learn?"""
 
     def __init__(self, backbone: Backbone, settings: Any, vocabulary: Vocabulary, seed: int = 0) -> None:
         super().__init__()

@@ -71,6 +71,7 @@ class LaPraDoR(Contrastive):
 
     Config = LaPraDoRConfig
     paper = "LaPraDoR: Unsupervised Pretrained Dense Retriever for Zero-Shot Text Retrieval (2022)"
+    needs_dropout = True
     settings: LaPraDoRConfig
 
     def __init__(

@@ -40,6 +40,7 @@ class SimCSE(Contrastive):
 
     Config = SimCSEConfig
     paper = "SimCSE: Simple Contrastive Learning of Sentence Embeddings (2021)"
+    needs_dropout = True
     settings: SimCSEConfig
 
     def __init__(

@@ -193,7 +193,7 @@ class DupMAERepresentation(InputModule):
         return self.dimension + self.backbone.vocab_size
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        self.backbone.model.save_pretrained(output_path)
+        self.backbone.save(output_path)
         self.tokenizer.save_pretrained(output_path)
         self.save_config(output_path)
         weights = {

@@ -54,7 +54,13 @@ def _check_tokenizer(rows: Rows, start: Checkpoint) -> None:
 def build_objective(settings: Resolved, start: Checkpoint) -> Objective:
     """The objective on its backbone, its heads read from the checkpoint where it has them."""
     config = settings.run
-    objective = load(config.objective)(
+    kind = load(config.objective)
+    if kind.needs_dropout and config.dropout is None and not start.backbone.drops:
+        raise UserError(
+            f"{config.objective} tells two views of a text apart by dropout, and the model it starts from has none; set "
+            "dropout, to 0.1 for example."
+        )
+    objective = kind(
         start.backbone, settings.objective, Vocabulary.of(start.tokenizer, start.backbone), config.seed
     )
     objective.take_heads(start.heads)
