@@ -81,7 +81,11 @@ def assert_alike(got: Any, expected: Any, share: float) -> None:
     floor = 1e-3 * max(float(gradient.norm()) for gradient in expected[1].values())
     for name, gradient in expected[1].items():
         distance = float((got[1][name] - gradient).norm())
-        assert distance <= share * max(float(gradient.norm()), floor), (name, distance, float(gradient.norm()))
+        assert distance <= share * max(float(gradient.norm()), floor), (
+            name,
+            distance,
+            float(gradient.norm()),
+        )
     for name, value in expected[0].items():
         torch.testing.assert_close(got[0][name], value, rtol=share, atol=1e-5)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,16 +13,21 @@ from torch import Tensor
 
 from reference import vocabulary as reference
 from retromae.models.bag_of_words import bag_of_words, max_pooled_logits
-from retromae.models.losses import (
-    native_available,
-    vocabulary_cross_entropy,
-    vocabulary_scores,
-)
+from retromae.models import losses
+from retromae.models.losses import native_available, vocabulary_cross_entropy, vocabulary_scores
 
 BACKENDS = [
     "chunked",
+    "fused",
     pytest.param("native", marks=pytest.mark.skipif(not native_available(), reason="torch < 2.13")),
 ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def uncompiled() -> Iterator[None]:
+    """What a GPU would have compiled runs as plain torch; tests that compile are slow and say so."""
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 def head(
@@ -36,7 +44,10 @@ def head(
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("sizes", [[7], [5, 9], [0, 4], [3, 0]])
 @pytest.mark.parametrize("chunk", [1, 4, 100])
-def test_cross_entropy_equals_the_reference(backend: str, bias: bool, sizes: list[int], chunk: int) -> None:
+def test_cross_entropy_equals_the_reference(
+    backend: Any, bias: bool, sizes: list[int], chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "FUSED_LOGITS", 64 * chunk)  # a chunk of its own there, of 64 rows or more
     n = sum(sizes)
     inputs = head(n, 6, 11, bias=bias, dtype=torch.float32)
     scales = torch.tensor([0.7, 0.2][: len(sizes)])
@@ -99,6 +110,23 @@ def test_bf16_autocast_is_close_and_keeps_float32_gradients() -> None:
         assert (mine - tensor.grad).norm() / tensor.grad.norm() < 2e-2
 
 
+@pytest.mark.parametrize("n", [1, 64, 200])
+def test_the_fused_loss_goes_through_chunks(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 64 rows, over a vocabulary that is filled up to a multiple of 64."""
+    monkeypatch.setattr(losses, "FUSED_LOGITS", 64 * 128)
+    targets = torch.randint(100, (n,), generator=torch.Generator().manual_seed(0))
+    found = []
+    for backend in ("plain", "fused"):
+        inputs = head(n, 8, 100)
+        loss, sums = vocabulary_cross_entropy(
+            *inputs, targets, [n], torch.tensor([1 / n]).double(), backend=backend
+        )
+        loss.backward()
+        found.append([loss.detach(), sums, *(tensor.grad for tensor in inputs)])
+    for plain, fused in zip(*found):
+        torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-6, check_dtype=False)
+
+
 def test_no_gradient_wanted() -> None:
     inputs = [tensor.detach() for tensor in head(5, 4, 9)]
     loss, _ = vocabulary_cross_entropy(*inputs, torch.arange(5), [5], torch.ones(1))
@@ -124,10 +152,13 @@ def test_scores_are_losses_and_hits() -> None:
     length=st.integers(1, 6),
     chunk=st.sampled_from([1, 5, 100]),
     bias=st.booleans(),
+    how=st.sampled_from([{}, {"dense": True}, {"dense": True, "fused": True}]),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=40, deadline=None)
-def test_max_pooling_equals_the_reference(batch: int, length: int, chunk: int, bias: bool, seed: int) -> None:
+@settings(max_examples=60, deadline=None)
+def test_max_pooling_equals_the_reference(
+    batch: int, length: int, chunk: int, bias: bool, how: dict[str, bool], seed: int
+) -> None:
     torch.manual_seed(seed)
     inputs = [torch.randn(batch, length, 5), torch.randn(13, 5), *([torch.randn(13)] if bias else [])]
     counted = torch.rand(batch, length) < 0.7
@@ -136,7 +167,7 @@ def test_max_pooling_equals_the_reference(batch: int, length: int, chunk: int, b
     theirs = [tensor.double().requires_grad_() for tensor in inputs]
     upstream = torch.randn(batch, 13)
 
-    pooled = max_pooled_logits(mine[0], mine[1], mine[2] if bias else None, counted, chunk=chunk)
+    pooled = max_pooled_logits(mine[0], mine[1], mine[2] if bias else None, counted, chunk=chunk, **how)
     (pooled * upstream).sum().backward()
     expected = torch.stack(
         [
@@ -157,10 +188,10 @@ def test_bag_of_words_equals_the_reference(per_token: bool) -> None:
     pooled = torch.randn(3, 12, dtype=torch.float64)
     tokens = torch.tensor([[0, 5, 5, 7, 1, 0], [0, 3, 3, 3, 3, 1], [0, 11, 2, 1, 0, 0]])
     counted = torch.tensor([[0, 1, 1, 1, 0, 0], [0, 1, 1, 1, 1, 0], [0, 1, 1, 0, 0, 0]]).bool()
-    losses = bag_of_words(pooled, tokens, counted, per_token=per_token)
+    found = bag_of_words(pooled, tokens, counted, per_token=per_token)
     for b in range(3):
         expected = reference.bag_of_words(pooled[b], tokens[b][counted[b]].tolist(), per_token=per_token)
-        torch.testing.assert_close(losses[b], expected)
+        torch.testing.assert_close(found[b], expected)
 
 
 def test_memory_is_bounded_by_the_chunk() -> None:

@@ -271,3 +271,11 @@ def test_compiled_it_is_all_positions_always(checkpointing: bool, bert: Backbone
         model.encode(**batch, needed=NEEDED[kind])
         made.append(graphs.frame_count)
     assert made[0] == made[-1] > 0
+
+
+def test_flags_and_places_say_the_same_and_no_mask_means_no_padding(backbone: Backbone) -> None:
+    batch = {"token_ids": rows()["token_ids"], "attention_mask": torch.ones(ROWS, LENGTH, dtype=torch.int64)}
+    needed = NEEDED["some"]
+    flagged = backbone.encode(**batch, needed=needed)
+    placed = backbone.encode(batch["token_ids"], None, needed=needed.flatten().nonzero()[:, 0])
+    torch.testing.assert_close(placed[needed], flagged[needed])

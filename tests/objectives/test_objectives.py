@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -390,3 +391,28 @@ def test_an_objective_may_live_in_a_file_of_its_own(
     half = make(tiny_folder("bert"), str(own))(batch_of(PASSAGES, 0))["loss"]
     whole = make(tiny_folder("bert"), "mlm")(batch_of(PASSAGES, 0))["loss"]
     torch.testing.assert_close(half, whole * 0.5)
+
+
+@pytest.mark.parametrize("name", available())
+def test_what_a_compiler_is_given_computes_the_same(name: str, tiny_folder: Callable[[str], Path]) -> None:
+    """As plain torch here; slow tests and those of a GPU compile it."""
+    plain, ready = make(tiny_folder("bert"), name), make(tiny_folder("bert"), name)
+    ready.compile_parts()
+    batch = batch_of(PASSAGES, pad_id(plain))
+    with torch.compiler.set_stance("force_eager"):
+        expected, got = plain(batch), ready(batch, ready.draw_ahead(batch))
+        for part, value in expected.items():
+            torch.testing.assert_close(got[part], value, rtol=1e-5, atol=1e-6)
+        wanted = gradients(expected["loss"], plain)
+        for parameter, gradient in gradients(got["loss"], ready).items():
+            torch.testing.assert_close(gradient, wanted[parameter], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", available())
+def test_a_batch_without_padding_may_say_so(name: str, tiny_folder: Callable[[str], Path]) -> None:
+    objective = make(tiny_folder("bert"), name)
+    batch = batch_of([PASSAGES[0], replace(PASSAGES[0], row=5)], pad_id(objective))
+    assert batch.mask is batch.attention_mask and replace(batch, full=True).mask is None
+    expected = objective(batch)
+    for part, value in objective(replace(batch, full=True)).items():
+        torch.testing.assert_close(value, expected[part], rtol=1e-5, atol=1e-6)

@@ -177,7 +177,9 @@ def test_two_views_that_nothing_tells_apart_are_refused(
 ) -> None:
     model = shutil.copytree(tiny_folder("bert"), tmp_path / "still")
     config = json.loads((model / "config.json").read_text())
-    still = {name: 0.0 if "dropout" in name and value is not None else value for name, value in config.items()}
+    still = {
+        name: 0.0 if "dropout" in name and value is not None else value for name, value in config.items()
+    }
     (model / "config.json").write_text(json.dumps(still))
     with pytest.raises(UserError, match="dropout"):
         runs.train(given(objective=objective, model_name_or_path=str(model)))
