@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from reference import vocabulary as reference
-from retromae.models.bag_of_words import bag_of_words, max_pooled_logits
 from retromae.models import losses
+from retromae.models.bag_of_words import bag_of_words, max_pooled_logits
 from retromae.models.losses import native_available, vocabulary_cross_entropy, vocabulary_scores
 
 BACKENDS = [

@@ -57,8 +57,8 @@ def build_objective(settings: Resolved, start: Checkpoint) -> Objective:
     kind = load(config.objective)
     if kind.needs_dropout and config.dropout is None and not start.backbone.drops:
         raise UserError(
-            f"{config.objective} tells two views of a text apart by dropout, and the model it starts from has none; set "
-            "dropout, to 0.1 for example."
+            f"{config.objective} tells two views of a text apart by dropout, and the model it starts from has none; "
+            "set dropout, to 0.1 for example."
         )
     objective = kind(
         start.backbone, settings.objective, Vocabulary.of(start.tokenizer, start.backbone), config.seed
