@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from retromae.core.errors import UserError
 from retromae.core.packing import by_length, pad
+from retromae.retrieval.first_token import FirstToken
 from retromae.retrieval.opening import PoolingMode, fingerprint, open_model, pooling_of
 from retromae.retrieval.representation import Task, representation_of
 from retromae.retrieval.vectors import Explanation, Vectors, explain
@@ -61,7 +62,7 @@ class Encoder:
             raise UserError(
                 f"the model compares vectors by {self.similarity}; only dot and cosine are searched."
             )
-        self._own = representation_of(model)
+        self._own, self._first = representation_of(model), FirstToken(model)
         if self._own is not None and normalize:
             raise UserError("DupMAE's two halves are added up, so its dense half cannot be normalised.")
         self.normalize = self.similarity == "cosine" if normalize is None else normalize
@@ -183,7 +184,7 @@ class Encoder:
         lexical = []
         for rows in batches:
             features = self._features(tokens, starts[rows], lengths[rows], task)
-            with torch.inference_mode():
+            with torch.inference_mode(), self._first.alone(features["input_ids"]):
                 out = self.model(features, task=task)
                 dense[torch.from_numpy(rows).to(dense.device)] = self._finish(out)
                 if self._own is not None:

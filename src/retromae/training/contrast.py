@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from retromae.core import distributed
 from retromae.core.packing import by_length
 from retromae.objectives.unified import Reconstruction, reconstruction_loss, total_counts
+from retromae.retrieval.first_token import FirstToken
 
 Features = dict[str, Any]
 
@@ -75,15 +76,17 @@ class GroupLoss(nn.Module):
         cached: bool = False,
         dimensions: Sequence[int] = (),
         rider: Rider | None = None,
+        first: FirstToken | None = None,
     ) -> None:
         """`chunk_tokens` of one forward pass, padding included. `cached` turns gradient caching on. `dimensions`
         are those of Matryoshka, the whole vector among them. With a `rider` the model holds a `UnifiedEncoder`,
-        and the last columns of the labels say which pass, query and passages these are."""
+        and the last columns of the labels say which pass, query and passages these are. `first` lets the model's
+        last layer be computed at [CLS] alone, where that is what it pools."""
         super().__init__()
         self.model = model
         self.parts = list(parts)
         self.chunk_tokens, self.cached, self.dimensions = chunk_tokens, cached, list(dimensions)
-        self.rider = rider
+        self.rider, self.first = rider, first
         self.progress = 0.0  # of the training, for schedules
         self.tokens_seen = 0
         self.replayed: Tensor | None = None  # the rider's loss, which gradient caching knows only afterwards
@@ -120,7 +123,8 @@ class GroupLoss(nn.Module):
         return [_Chunk(_cut(merged, mask, rows, int(lengths[rows.numpy()].max())), rows) for rows in parts]
 
     def _embed(self, chunk: _Chunk, **more: Any) -> tuple[Tensor, Reconstruction | None]:
-        out = self.model({**chunk.features, **more})
+        with self.first.alone(chunk.features["input_ids"]) if self.first else nullcontext():
+            out = self.model({**chunk.features, **more})
         return out["sentence_embedding"], out.get("reconstruction")
 
     # -- comparing ----------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from retromae.core.errors import UserError
 from retromae.core.files import write_json
 from retromae.objectives.unified import UnifiedEncoder
 from retromae.retrieval.encoder import Encoder
+from retromae.retrieval.first_token import FirstToken
 from retromae.retrieval.opening import fingerprint, model_folder, open_model, pooling_of
 from retromae.retrieval.representation import DupMAERepresentation
 from retromae.text.pairs import Pairs
@@ -101,6 +102,7 @@ class Student:
             cached=config.grad_cache,
             dimensions=self._dimensions(),
             rider=self._rider(passages),
+            first=FirstToken(self.model),
         )
 
     def _rider(self, passages: int) -> Rider | None:
