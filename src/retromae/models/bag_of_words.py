@@ -19,7 +19,12 @@ from retromae.models.losses import (
     GPU_LOGITS,
     aligned_words,
     compute_dtype,
-    logits_into,
+    product_into,
+)
+
+
+_WORDS = (
+    1024  # of the vocabulary at once: their logits are looked through while a processor's cache holds them
 )
 
 
@@ -36,17 +41,19 @@ class _MaxPooledLogits(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             low_weight = weight.to(compute)
             per_chunk = max(1, chunk // length)  # passages whose logits are held at once
-            buffer = torch.empty(per_chunk * length, vocabulary, dtype=torch.float32, device=hidden.device)
+            buffer = torch.empty(per_chunk * length * _WORDS, dtype=torch.float32, device=hidden.device)
             pooled = torch.empty(batch, vocabulary, dtype=torch.float32, device=hidden.device)
             winners = torch.empty(batch, vocabulary, dtype=torch.int64, device=hidden.device)
             for start in range(0, batch, per_chunk):
                 part = slice(start, min(start + per_chunk, batch))
                 rows = hidden[part].reshape(-1, width).to(compute)
-                logits = buffer[: rows.shape[0]]
-                logits_into(logits, rows, low_weight, None)
-                logits = logits.view(-1, length, vocabulary)
-                logits.masked_fill_(~counted[part, :, None], -torch.inf)
-                torch.max(logits, dim=1, out=(pooled[part], winners[part]))
+                for first in range(0, vocabulary, _WORDS):
+                    block = slice(first, min(first + _WORDS, vocabulary))
+                    logits = buffer[: len(rows) * (block.stop - first)].view(len(rows), -1)
+                    product_into(logits, rows, low_weight[block], None)
+                    by_passage = logits.view(-1, length, block.stop - first)
+                    by_passage.masked_fill_(~counted[part, :, None], -torch.inf)
+                    pooled[part, block], winners[part, block] = by_passage.max(dim=1)
             if bias is not None:
                 pooled += bias  # the same for every token, so it may be added after the maximum
         ctx.save_for_backward(hidden, weight, winners)
