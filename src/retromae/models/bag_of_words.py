@@ -22,10 +22,8 @@ from retromae.models.losses import (
     product_into,
 )
 
-
-_WORDS = (
-    1024  # of the vocabulary at once: their logits are looked through while a processor's cache holds them
-)
+# Of the vocabulary at once: their logits are looked through while a processor's cache holds them.
+_WORDS = 1024
 
 
 class _MaxPooledLogits(torch.autograd.Function):
