@@ -19,13 +19,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
-from tokenizers import Tokenizer, models
-from transformers import BertForMaskedLM, PreTrainedTokenizerFast
 
 from benchmarks import common
+from benchmarks.folders import made_up_folder
 from benchmarks.loop import SEED, Case, Loop
 from retromae.core.errors import UserError
 from retromae.training.batches import Padding, RankSampler, RowBatches, loader
@@ -106,24 +104,6 @@ def measure(case: Case, peak_gflops: float, chosen: list[str], rounds: int, batc
 
 
 # -- a real run ---------------------------------------------------------------------------------------------------
-
-
-def made_up_folder(case: Case, folder: Path, number: int) -> dict[str, str]:
-    """A model with a tokenizer of made-up words, and rows on disk."""
-    vocabulary = {name: place for place, name in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])}
-    starts = common.word_starts(case.vocabulary)
-    for place in range(common.ORDINARY, case.vocabulary):
-        vocabulary[f"w{place}" if starts[place] else f"##w{place}"] = place
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]")),
-        **{f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")},
-    )
-    torch.manual_seed(SEED)
-    BertForMaskedLM(case.config()).save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
-    rows = common.random_rows(case.lengths(number, SEED), case.vocabulary, SEED)
-    datasets.Dataset.from_dict({"token_ids": rows}).save_to_disk(str(folder / "rows"))
-    return {"model_name_or_path": str(folder / "model"), "rows": str(folder / "rows")}
 
 
 def real_run(case: Case, steps: int, name: str) -> dict[str, float]:

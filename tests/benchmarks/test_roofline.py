@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks import common
-from benchmarks.pretrain import Case
+from benchmarks.loop import Case
 from benchmarks.roofline import (
     ATTENTION,
     DECODER,
