@@ -39,7 +39,7 @@ class Sides:
     def of(self, work: Callable[[Batch, Drawn], None]) -> dict[str, Callable[[], None]]:
         def side(leaves_out: bool) -> Callable[[], None]:
             def run() -> None:
-                self.objective.backbone.leaves_out = leaves_out
+                self.objective.backbone.last.leaves_out = leaves_out
                 for batch, drawn in self.batches:
                     work(batch, drawn)
 
@@ -59,7 +59,7 @@ class Sides:
     def counted(self, leaves_out: bool) -> dict[str, float]:
         """Operations of a round, padding included."""
         backbone = self.objective.backbone
-        backbone.leaves_out = leaves_out
+        backbone.last.leaves_out = leaves_out
         shapes = [tuple(batch.token_ids.shape) for batch, _ in self.batches]
         needed = [
             int(drawn.tensors["labelled"].sum()) + len(batch.token_ids) for batch, drawn in self.batches

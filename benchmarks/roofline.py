@@ -128,7 +128,9 @@ def _size(module: nn.Module) -> int:
 class Step:
     """Training steps on a few batches, the parts of one named for the profiler."""
 
-    def __init__(self, case: Case, device: str, batches: int, chunk_tokens: int, compiled: bool = False) -> None:
+    def __init__(
+        self, case: Case, device: str, batches: int, chunk_tokens: int, compiled: bool = False
+    ) -> None:
         made = common.random_rows(case.lengths(case.rows * 30, SEED), case.vocabulary, SEED)
         multiple = 8 if device == "cuda" else 1
         self.ours = Loop(case, made, device, multiple=multiple, chunk_tokens=chunk_tokens, compiled=compiled)

@@ -119,7 +119,7 @@ def test_what_is_left_out_is_what_the_count_says(kind: str, backbone: Backbone, 
     saved -= operations(lambda: backbone.encode(**rows(), needed=needed))
     counted = flops.encoder(backbone, ROWS, LENGTH) - flops.encoder(backbone, ROWS, LENGTH, number)
     assert saved == counted
-    assert (saved > 0) == backbone.leaves_out == (family not in WITHOUT)
+    assert (saved > 0) == backbone.last.leaves_out == (family not in WITHOUT)
 
 
 def test_a_plain_pass_knows_nothing_of_it(backbone: Backbone) -> None:
@@ -229,7 +229,7 @@ def test_an_mlp_in_chunks_sees_all_positions() -> None:
     tokenizer = family_tokenizer("bert")
     config = tiny_config("bert", len(tokenizer), tokenizer.pad_token_id, chunk_size_feed_forward=4)
     model = Backbone(Loaded(random_model(config), [], [])).eval()
-    assert not model.leaves_out
+    assert not model.last.leaves_out
     assert torch.equal(model.encode(**rows(), needed=NEEDED["some"]), model.encode(**rows()))
 
 
@@ -248,7 +248,7 @@ def test_the_first_tokens_state(backbone: Backbone) -> None:
 
 def test_it_can_be_turned_off(bert: Backbone) -> None:
     model = copy.deepcopy(bert)
-    model.leaves_out = False
+    model.last.leaves_out = False
     assert torch.equal(model.encode(**rows(), needed=NEEDED["some"]), model.encode(**rows()))
     assert flops.encoder(model, ROWS, LENGTH, 0.0) == flops.encoder(model, ROWS, LENGTH)
 

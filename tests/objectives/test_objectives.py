@@ -159,7 +159,7 @@ def test_nothing_is_read_that_the_last_layer_left_out(
     for leaves_out in (True, False):
         for module in objective.modules():
             if isinstance(module, Backbone):
-                module.leaves_out = leaves_out
+                module.last.leaves_out = leaves_out
         output = objective(batch)
         found.append(({**output}, objective.measure(batch), gradients(output["loss"], objective)))
     torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)

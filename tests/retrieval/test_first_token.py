@@ -55,7 +55,7 @@ def test_vectors_are_those_of_sentence_transformers_for_less_work(family: str, t
 
 def test_a_mean_over_tokens_takes_the_whole_layer(tiny_folder: Folder) -> None:
     model = opened(tiny_folder("bert"), "mean")
-    assert FirstToken(model)._tail is None
+    assert FirstToken(model).last is None
     np.testing.assert_allclose(
         Encoder(model, normalize=False).encode_passages(SENTENCES).dense, model.encode(SENTENCES), atol=2e-5
     )

@@ -34,7 +34,7 @@ from retromae.models.loading import (
     scratch_config,
     set_dropout,
 )
-from retromae.models.needed import only_at, places_of
+from retromae.models.needed import LastLayer, places_of
 from retromae.models.style import layer_style
 
 
@@ -66,8 +66,7 @@ class Backbone(nn.Module):
         words = self._part(self.family.words).weight
         self.vocab_size = int(words.shape[0])
         self.embedding_size = int(words.shape[1])  # of a word, before it is projected to hidden size
-        # May `encode` leave out what is not needed? An MLP that is cut into chunks of positions must see them all.
-        self.leaves_out = self.family.tail is not None and not getattr(config, "chunk_size_feed_forward", 0)
+        self.last = LastLayer(self.model, self.family.tail)
         self.has_positions = self._position_table is not None
         self.max_length = (
             int(config.max_position_embeddings) - self._position_offset
@@ -192,14 +191,13 @@ class Backbone(nn.Module):
 
         `needed` says which of them are read, as flags (B, L) bool or as places (n,) int64 through all rows laid end to
         end; the last layer then leaves out what it can of the others, and their places hold zeros, or in a pre-norm
-        family what has become of them half way. All states are computed with `all_layers`, where `leaves_out` is off,
-        with gradient checkpointing, which computes the layer once more, and inside a compiled graph, where shapes must
-        not depend on values. So only needed positions may be read.
+        family what has become of them half way. All states are computed with `all_layers`, and where `LastLayer` says
+        so. So only needed positions may be read.
 
         `all_layers` gives a tuple instead: the embeddings, then every layer's output; its last entry is the
         last hidden state, after a pre-norm family's final LayerNorm.
         """
-        with self._leaving_out(None if all_layers else needed, token_ids.shape):
+        with nullcontext() if needed is None or all_layers else self._only(needed, token_ids.shape):
             output = self.base(
                 input_ids=token_ids,
                 attention_mask=attention_mask,
@@ -307,27 +305,16 @@ class Backbone(nn.Module):
     def compile_layers(self) -> None:
         """Compile layer after layer, and the first half of the vocabulary head. They are alike, so that the code of one
         serves all, whatever the shapes. A last layer that leaves out what nobody reads stays as it is."""
-        if self.family.tail is not None:
-            layers = list(self._part(self.family.tail.layers))
-            for layer in layers[:-1] if self._may_leave_out else layers:
-                compile_module(layer)
+        layers = self.last.layers
+        for layer in layers[:-1] if self.last.may_leave_out else layers:
+            compile_module(layer)
         steps = [self._part(step) for step in self.family.transform if isinstance(step, str)]
         for step in steps:
             if isinstance(step, nn.Module):
                 compile_module(step)
 
-    @property
-    def _may_leave_out(self) -> bool:
-        checkpoints = any(getattr(module, "gradient_checkpointing", False) for module in self.base.modules())
-        return self.leaves_out and not checkpoints
-
-    def _leaving_out(self, needed: Tensor | None, shape: tuple[int, ...]) -> AbstractContextManager[None]:
-        """A pass over (B, L) in it may leave out what is not needed."""
-        tail = self.family.tail
-        if needed is None or tail is None or torch.compiler.is_compiling() or not self._may_leave_out:
-            return nullcontext()
-        places = places_of(needed) if needed.dtype == torch.bool else needed
-        return only_at(places, (shape[0], shape[1]), self._part(tail.layers)[-1], tail)
+    def _only(self, needed: Tensor, shape: tuple[int, ...]) -> AbstractContextManager[None]:
+        return self.last.only(places_of(needed) if needed.dtype == torch.bool else needed, shape)
 
     def _part(self, path: str) -> Any:
         return attrgetter(path)(self.model)

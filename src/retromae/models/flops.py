@@ -49,7 +49,7 @@ def attention(style: LayerStyle, rows: int, length: int) -> float:
 
 def encoder(backbone: Backbone, rows: int, length: int, needed: float | None = None) -> float:
     """The backbone's encoder over (rows, length) token ids; `needed` of their positions are read, or all."""
-    unread = rows * length - needed if needed is not None and backbone.leaves_out else 0.0
+    unread = rows * length - needed if needed is not None and backbone.last.leaves_out else 0.0
     return (
         embeddings(backbone, rows, length)
         + layers(backbone.style, backbone.num_layers, rows, length)

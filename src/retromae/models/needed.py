@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from retromae.models.families import Tail
 
@@ -21,6 +22,35 @@ from retromae.models.families import Tail
 def places_of(flags: Tensor) -> Tensor:
     """Flags of any shape → (n,) int64: where they are true, counted through all of them laid end to end."""
     return flags.flatten().nonzero()[:, 0]
+
+
+class LastLayer:
+    """An encoder's last layer: which one it is, and whether it may leave out what is not needed.
+
+    It does not with gradient checkpointing, which computes the layer once more, where an MLP is cut into chunks of
+    positions and must see them all, and inside a compiled graph, where shapes must not depend on values.
+    """
+
+    def __init__(self, model: PreTrainedModel, tail: Tail | None) -> None:
+        config: Any = model.config
+        self._model, self._tail = model, tail
+        self.leaves_out = tail is not None and not getattr(config, "chunk_size_feed_forward", 0)
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """All layers, [] where the last one cannot be told from the others."""
+        return [] if self._tail is None else list(self._model.get_submodule(self._tail.layers).children())
+
+    @property
+    def may_leave_out(self) -> bool:
+        checkpoints = any(getattr(part, "gradient_checkpointing", False) for part in self._model.modules())
+        return self.leaves_out and not checkpoints
+
+    def only(self, places: Tensor, whole: tuple[int, ...]) -> AbstractContextManager[None]:
+        """A pass in it over `whole` = (B, L) may leave out all but these places (n,)."""
+        if self._tail is None or torch.compiler.is_compiling() or not self.may_leave_out:
+            return nullcontext()
+        return only_at(places, (whole[0], whole[1]), self.layers[-1], self._tail)
 
 
 @contextmanager
