@@ -11,7 +11,6 @@ Python integers.
 from __future__ import annotations
 
 from enum import IntEnum
-from functools import cache
 
 import numpy as np
 import torch
@@ -97,14 +96,10 @@ def row_keys(seed: int, epochs: Tensor, row_ids: Tensor) -> Tensor:
 
 def stream_keys(keys: Tensor, *streams: Stream) -> Tensor:
     """(S, B) int32: the rows' keys for each of S uses."""
-    return mix_(keys[None, :] ^ _marks(streams, keys.device)[:, None])
-
-
-@cache
-def _marks(streams: tuple[Stream, ...], device: torch.device) -> Tensor:
-    """(S,) int32, kept, since a device would be waited for."""
-    with torch.inference_mode(False):
-        return torch.tensor([_signed(key(int(s))) for s in streams], dtype=torch.int32, device=device)
+    marks = [
+        _signed(key(int(stream))) for stream in streams
+    ]  # numbers: a tensor of them would have to be copied
+    return mix_(torch.stack([keys ^ mark for mark in marks]))
 
 
 def at_positions(keys: Tensor, length: int) -> Tensor:
