@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["OMP_NUM_THREADS"] = "1"
 
 from collections.abc import Callable
 from functools import cache
@@ -19,6 +21,12 @@ from tiny import tiny_model
 
 torch.set_num_threads(1)
 logging.disable_progress_bar()
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: the collector of garbage, which every Trainer calls, need not look through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

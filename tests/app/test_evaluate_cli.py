@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +20,7 @@ from retromae.evaluation.metrics import Result, evaluate_run
 from retromae.retrieval.shards import VectorStore
 from retromae.text.collections import Collection
 from tiny import SENTENCES
+from training.processes import Started
 from training.runs import command, environment, prepare_rows, settings
 
 Folder = Callable[[str], Path]
@@ -145,16 +143,11 @@ def test_killed_and_gone_on_with(retromae: CommandLine, tiny_folder: Folder, tmp
     words = ["encode", tiny_folder("bert"), "--corpus", collection, "--pooling", "cls", "--shard-size", 2]
     retromae.well(*words, "--out", tmp_path / "whole")
     killed = tmp_path / "killed"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "retromae", *map(str, words), "--out", str(killed)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=environment(),
-    )
+    process = Started(["-m", "retromae", *map(str, words), "--out", str(killed)], environment())
     deadline = time.monotonic() + 60
     while len(list(killed.glob("shard-*"))) < 20 and time.monotonic() < deadline:
         time.sleep(0.002)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     assert process.wait() == -signal.SIGKILL
     assert 20 <= len(list(killed.glob("shard-*"))) < 120
     assert "not made yet" in retromae("index", killed, "--out", tmp_path / "index").err

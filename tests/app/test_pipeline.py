@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 from retromae.app.pipeline import Pipeline, resolve
 from retromae.app.verbs import command_of
 from retromae.core.errors import UserError
-from training.finetuning import command, retromae, surroundings, write_collection
+from training.finetuning import retromae, started, write_collection
 from training.runs import identical
 
 Tiny = Callable[[str], Path]
@@ -63,22 +62,19 @@ def weights(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_the_supervised_recipe_survives_kills_at_every_stage(tiny_folder: Tiny, tmp_path: Path) -> None:
+def test_the_supervised_recipe_survives_kills_at_every_stage(
+    tiny_folder: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Killed as soon as each stage has begun to leave something; it ends as one that was not killed."""
     model, cache = _with_pooling(tiny_folder("bert"), tmp_path / "start"), tmp_path / "cache"
     data = write_collection(tmp_path / "data")
     whole = small(tmp_path / "whole", model, data)
-    done = retromae("pipeline", whole, cache=cache)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setenv("RETROMAE_CACHE", str(cache))
+    assert not command_of("pipeline").main([str(whole)], standalone_mode=False)
     killed = small(tmp_path / "killed", model, data)
     names = [stage["name"] for stage in yaml.safe_load(killed.read_text())["stages"]]
     for name in names:
-        process = subprocess.Popen(
-            command("pipeline", killed),
-            env=surroundings(cache),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        process = started("pipeline", killed, cache=cache)
         begun = tmp_path / "killed" / name
         while not _traces(begun) and process.poll() is None:
             time.sleep(0.01)

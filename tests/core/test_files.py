@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from retromae.core import files
 from retromae.core.files import remove_folder, replacing_folder, restore
+from training.runs import launch
 
 # Replaces a folder, and kills itself instead of renaming for the n-th time, or after it did.
 WRITER = """
@@ -149,12 +150,7 @@ def test_a_full_disk_is_known_whoever_says_so(small_disk: Path) -> None:
 def test_a_full_disk_is_one_sentence_on_the_command_line(small_disk: Path, tmp_path: Path) -> None:
     (tmp_path / "text.jsonl").write_text("".join(f'{{"text": "{n} {"word " * 400}"}}\n' for n in range(500)))
     words = ["prepare", tmp_path / "text.jsonl", "--out", small_disk / "rows", "--train_tokenizer", "300"]
-    done = subprocess.run(
-        [sys.executable, "-m", "retromae", *map(str, words), "--workers", "1"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = launch(["-m", "retromae", *map(str, words), "--workers", "1"])
     assert done.returncode == 2 and "the disk is full" in done.stderr and "Traceback" not in done.stderr
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -14,6 +13,8 @@ import pytest
 
 from retromae.core.errors import UserError
 from retromae.core.locks import claim, only_writer
+from training.processes import forks
+from training.runs import launch
 
 HOLDS = """
 import multiprocessing, sys, time
@@ -56,8 +57,8 @@ def test_a_folder_is_free_when_its_process_ended_though_its_workers_live(
 @pytest.mark.slow
 def test_whoever_waits_gets_it_next(tmp_path: Path) -> None:
     process, worker = held_elsewhere(tmp_path / "run")
-    begin = multiprocessing.get_context("spawn").Event()
-    waiting = multiprocessing.get_context("spawn").Process(target=_wait_for, args=(tmp_path / "run", begin))
+    begin = forks.Event()
+    waiting = forks.Process(target=_wait_for, args=(tmp_path / "run", begin))
     waiting.start()
     assert begin.wait(60)
     time.sleep(0.2)
@@ -100,16 +101,8 @@ def test_of_a_group_the_first_process_decides_for_all(tmp_path: Path) -> None:
         "with claim(sys.argv[1]) as mine:\n"
         "    sys.stdout.write(f'{distributed.rank()} {mine}\\n')\n"
     )
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     for free in (True, False):
         with claim(tmp_path / ("other" if free else "run")):
-            done = subprocess.run(
-                [*launcher, str(script), str(tmp_path / "run")],
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=120,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )
+            done = launch([str(script), str(tmp_path / "run")], processes=2)
         assert done.returncode == 0, done.stderr
         assert sorted(done.stdout.split("\n")) == ["", f"0 {free}", f"1 {free}"]

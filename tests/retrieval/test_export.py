@@ -13,11 +13,15 @@ from retromae.core.errors import UserError
 from retromae.retrieval.export import open_exportable, open_qdrant, sparse_query, to_qdrant
 from retromae.retrieval.index import build_index
 
-qdrant_client = pytest.importorskip("qdrant_client", reason="qdrant-client is not installed (extra `qdrant`)")
+
+@pytest.fixture(autouse=True)
+def qdrant_client() -> Any:
+    """Imported when it is needed, for it takes seconds."""
+    return pytest.importorskip("qdrant_client", reason="qdrant-client is not installed (extra `qdrant`)")
 
 
 @pytest.fixture
-def client() -> Any:
+def client(qdrant_client: Any) -> Any:
     return qdrant_client.QdrantClient(":memory:")
 
 

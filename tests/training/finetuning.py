@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
 from pathlib import Path
 from typing import Any
 
-from training.runs import NOUNS, VERBS, environment, launch, python
+from training.processes import Started
+from training.runs import NOUNS, VERBS, environment, launch
 
 SPLITS = {"train": 36, "dev": 12, "test": 12}
 
@@ -71,15 +71,14 @@ def flags(values: dict[str, Any]) -> list[str]:
     return found
 
 
-def retromae(*arguments: Any, cache: Path, processes: int = 0) -> subprocess.CompletedProcess[str]:
-    """The command line in a process of its own, or in several under torchrun."""
+def retromae(
+    *arguments: Any, cache: Path, processes: int = 0, anew: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own, or in several as a group."""
     words = ["-m", "retromae", *map(str, arguments)]
-    return launch(words, processes=processes, RETROMAE_CACHE=str(cache))
+    return launch(words, processes=processes, anew=anew, RETROMAE_CACHE=str(cache))
 
 
-def command(*arguments: Any, processes: int = 0) -> list[str]:
-    return python(["-m", "retromae", *map(str, arguments)], processes)
-
-
-def surroundings(cache: Path) -> dict[str, str]:
-    return {**environment(), "RETROMAE_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "PATH": os.environ["PATH"]}
+def started(*arguments: Any, cache: Path) -> Started:
+    """The same at work."""
+    return Started(["-m", "retromae", *map(str, arguments)], {**environment(), "RETROMAE_CACHE": str(cache)})

@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from retromae.core.runs import Outcome
 from retromae.text.rows import PrepareConfig, prepare
 from retromae.training.pretrain import pretrain
 from retromae.training.settings import resolve
+from training.processes import Started, completed
 
 NOUNS = ["river", "stone", "bridge", "lantern", "garden", "winter", "letter", "window", "teacher", "harbour"]
 VERBS = ["carries", "follows", "paints", "repairs", "forgets", "answers", "crosses", "measures", "warms"]
@@ -84,26 +86,26 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "200"}
 
 
-def python(arguments: Sequence[str], processes: int = 0) -> list[str]:
+def launch(
+    arguments: Sequence[str], *, processes: int = 0, anew: bool = False, **more: str
+) -> subprocess.CompletedProcess[str]:
+    """Python in a process of its own, or in several as a group; `more` goes into its environment.
+
+    `anew` has it started by the interpreter itself, and a group by torchrun, in some ten seconds.
+    """
+    surroundings = {**environment(), **more}
+    if not anew:
+        return completed(arguments, surroundings, processes)
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    return [sys.executable, *(launcher if processes else []), *arguments]
+    words = [sys.executable, *(launcher if processes else []), *arguments]
+    return subprocess.run(words, capture_output=True, text=True, env=surroundings, check=False, timeout=300)
 
 
-def launch(arguments: Sequence[str], *, processes: int = 0, **more: str) -> subprocess.CompletedProcess[str]:
-    """Python in a process of its own, or in several under torchrun; `more` goes into its environment."""
-    return subprocess.run(
-        python(arguments, processes),
-        capture_output=True,
-        text=True,
-        env={**environment(), **more},
-        check=False,
-        timeout=300,
-    )
-
-
-def run(values: dict[str, Any], *more: str, processes: int = 0) -> subprocess.CompletedProcess[str]:
+def run(
+    values: dict[str, Any], *more: str, processes: int = 0, anew: bool = False
+) -> subprocess.CompletedProcess[str]:
     """`retromae pretrain`, in processes of its own."""
-    return launch(command(values, *more), processes=processes)
+    return launch(command(values, *more), processes=processes, anew=anew)
 
 
 def train(values: dict[str, Any], *, resume: bool = False) -> Outcome:
@@ -111,14 +113,25 @@ def train(values: dict[str, Any], *, resume: bool = False) -> Outcome:
     return pretrain(resolve(values), resume=resume)
 
 
-def start(values: dict[str, Any], *more: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, *command(values, *more)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment(),
-    )
+def start(values: dict[str, Any], *more: str) -> Started:
+    return Started(command(values, *more), environment())
+
+
+def wait_for(path: Path, process: Started, seconds: float = 120) -> None:
+    """Until the process has left that there."""
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, process.printed()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def kill_at(path: Path, process: Started) -> None:
+    """Kill it as soon as it has left that there, or let it end."""
+    while not path.exists() and process.poll() is None:
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
 
 
 def go_back(run: Path, step: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,8 +22,8 @@ from retromae.core.errors import UserError
 from retromae.retrieval.encoder import Encoder
 from retromae.training.finetune import finetune as run_finetune
 from retromae.training.finetune_settings import FinetuneConfig
-from training.finetuning import command, flags, retromae, settings, surroundings, write_collection
-from training.runs import identical, metrics
+from training.finetuning import flags, retromae, settings, started, write_collection
+from training.runs import identical, kill_at, metrics
 
 Tiny = Callable[[str], Path]
 
@@ -39,8 +38,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-def finetune(values: dict[str, Any], *more: str, cache: Path, processes: int = 0) -> Any:
-    return retromae("finetune", *flags(values), *more, cache=cache, processes=processes)
+def finetune(values: dict[str, Any], *more: str, **how: Any) -> Any:
+    return retromae("finetune", *flags(values), *more, **how)
 
 
 def in_this_process(verb: str, *arguments: str) -> None:
@@ -130,24 +129,15 @@ def test_a_killed_run_ends_with_the_same_weights(
     variant = {"pooling": "cls", **VARIANTS[name]}
     values = {k: v for k, v in variant.items() if v is not None} | {"logging_steps": 3}  # where it saves
     whole = settings(tiny_folder("bert"), data, tmp_path / "whole", **values)
-    done = finetune(whole, cache=cache)
-    assert done.returncode == 0, done.stderr
+    in_this_process("finetune", *flags({**whole, "cache": cache}))
     killed = settings(tiny_folder("bert"), data, tmp_path / "killed", **values)
     folder = tmp_path / "killed"
     marks = [folder / "checkpoint-3"]
     if name == "refreshed":
         marks.append(folder / "negatives" / ".work-6")
     for mark in marks:
-        process = subprocess.Popen(
-            command("finetune", *flags(killed), *(["--resume"] if folder.exists() else [])),
-            env=surroundings(cache),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        while not mark.exists() and process.poll() is None:
-            time.sleep(0.01)
-        process.kill()
-        process.wait()
+        again = ["--resume"] if folder.exists() else []
+        kill_at(mark, started("finetune", *flags(killed), *again, cache=cache))
     done = finetune(killed, "--resume", cache=cache)
     assert done.returncode == 0, done.stderr
     assert identical(trained(tmp_path / "whole"), trained(folder))
@@ -164,9 +154,7 @@ def test_sigterm_leaves_a_checkpoint(tiny_folder: Tiny, data: Path, cache: Path,
         tiny_folder("bert"), data, tmp_path / "run", pooling="cls", max_steps=4000, logging_steps=1
     )
     values |= {"eval_queries": 0}
-    process = subprocess.Popen(
-        command("finetune", *flags(values)), env=surroundings(cache), stderr=subprocess.PIPE, text=True
-    )
+    process = started("finetune", *flags(values), cache=cache)
     log = tmp_path / "run" / "metrics.jsonl"
     while not (log.exists() and log.read_text().count("\n") > 2) and process.poll() is None:
         time.sleep(0.02)
@@ -185,9 +173,8 @@ def test_two_processes_equal_one(
     more = {"pooling": "cls", "dropout": 0.0, "logging_steps": 1, **VARIANTS.get(name, {})}
     one = settings(tiny_folder("bert"), data, tmp_path / "one", **more)
     two = settings(tiny_folder("bert"), data, tmp_path / "two", **more)
-    done = finetune(one, cache=cache)
-    assert done.returncode == 0, done.stderr
-    done = finetune({**two, "per_device_train_batch_size": 3}, cache=cache, processes=2)
+    in_this_process("finetune", *flags({**one, "cache": cache}))
+    done = finetune({**two, "per_device_train_batch_size": 3}, cache=cache, processes=2, anew=name == "plain")
     assert done.returncode == 0, done.stderr
     assert (
         manifest(tmp_path / "two")["effective_negatives"] == manifest(tmp_path / "one")["effective_negatives"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +24,7 @@ Settings = Callable[..., dict[str, Any]]
 
 
 def test_a_run_from_the_command_line(given: Settings, tmp_path: Path) -> None:
-    done = runs.run(given())
+    done = runs.run(given(), anew=True)
     assert done.returncode == 0, done.stderr
     assert "Finished after 12 steps" in done.stdout
     assert "tokens/s" in done.stdout and "left" in done.stdout
@@ -83,7 +82,7 @@ def test_resumed_equals_undisturbed_bit_for_bit_with_dropout(
     settings = {"objective": objective, "dropout": 0.2, "keep_best": False, **BUSY.get(objective, {})}
     runs.train(given(**settings, output_dir=str(tmp_path / "whole")))
     first = runs.start(given(**settings))
-    _wait_for(tmp_path / "run" / "checkpoint-6", first)
+    runs.wait_for(tmp_path / "run" / "checkpoint-6", first)
     first.kill()
     first.wait()
     again = runs.run(given(**settings), "--resume")
@@ -94,14 +93,6 @@ def test_resumed_equals_undisturbed_bit_for_bit_with_dropout(
     assert [{k: v for k, v in r.items() if k not in timed} for r in resumed] == [
         {k: v for k, v in r.items() if k not in timed} for r in whole
     ]
-
-
-def _wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not path.exists():
-        assert process.poll() is None, process.stdout.read() if process.stdout else ""
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 OWN_OBJECTIVE = '''
@@ -161,7 +152,7 @@ def test_an_objective_in_a_file_of_its_own_needs_nothing_else(given: Settings, t
     more = ["--set", "counting_weight=0.5", "--set", "width=4"]
     values = given(objective=str(own), dropout=0.2, keep_best=False)
     first = runs.start(values, *more)
-    _wait_for(tmp_path / "run" / "checkpoint-6", first)
+    runs.wait_for(tmp_path / "run" / "checkpoint-6", first)
     first.kill()
     first.wait()
     values |= {"counting_weight": 0.5, "width": 4}
@@ -187,9 +178,13 @@ def test_killed_five_times_at_random_moments(given: Settings, tmp_path: Path) ->
     settings = {"dropout": 0.1, "max_steps": 60, "save_steps": 2, "keep_best": True}
     runs.train(given(**settings, output_dir=str(tmp_path / "whole")))
     rng = random.Random(7)
+    log = tmp_path / "run" / "metrics.jsonl"
     for _ in range(5):
-        process = runs.start(given(**settings), "--resume")
-        time.sleep(rng.uniform(6, 9))
+        process, before = runs.start(given(**settings), "--resume"), log.exists() and log.read_bytes()
+        while (log.exists() and log.read_bytes()) == before and process.poll() is None:
+            time.sleep(0.005)  # until it works again
+        time.sleep(rng.uniform(0, 0.5))
+        assert process.poll() is None, process.printed()
         process.kill()
         process.wait()
     last = runs.run(given(**settings), "--resume")
@@ -203,9 +198,9 @@ def test_a_signal_leaves_a_checkpoint_and_resume_goes_on(
 ) -> None:
     settings = given(max_steps=120, save_steps=1000, eval_steps=1000, keep_best=False)
     process = runs.start(settings)
-    _wait_for(tmp_path / "run" / "metrics.jsonl", process)
+    runs.wait_for(tmp_path / "run" / "metrics.jsonl", process)
     process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
+    output = "".join(process.communicate(timeout=60))
     assert process.returncode == 128 + number
     assert "a checkpoint is written" in output and "Traceback" not in output
     (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
@@ -223,7 +218,7 @@ def test_a_signal_leaves_a_checkpoint_and_resume_goes_on(
 def test_two_processes_do_what_one_does_that_accumulates(given: Settings, tmp_path: Path) -> None:
     settings = {"dropout": 0.0, "keep_best": False, "max_steps": 8}
     runs.train(given(**settings, gradient_accumulation_steps=2, output_dir=str(tmp_path / "one")))
-    done = runs.run(given(**settings, output_dir=str(tmp_path / "two")), processes=2)
+    done = runs.run(given(**settings, output_dir=str(tmp_path / "two")), processes=2, anew=True)
     assert done.returncode == 0, done.stderr
     one, two = tmp_path / "one", tmp_path / "two"
     runs.check_same_way(

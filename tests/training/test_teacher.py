@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +25,7 @@ from retromae.training.teacher import TeacherData, teach, train_teacher
 from retromae.training.teacher_settings import TeacherConfig
 from tiny import tiny_model
 from training import runs
+from training.processes import Started
 from training.teachers import open_pairs, some_candidates, write_pairs
 
 Settings = Callable[..., dict[str, Any]]
@@ -80,23 +78,12 @@ def command(values: dict[str, Any], *more: str) -> list[str]:
     return [*flags[:2], "teach", values["model_name_or_path"], *flags[3:]]
 
 
-def start(values: dict[str, Any], *more: str) -> subprocess.Popen[str]:
-    out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen(
-        [sys.executable, *command(values, *more)], text=True, env=runs.environment(), **out
-    )
+def start(values: dict[str, Any], *more: str) -> Started:
+    return Started(command(values, *more), runs.environment())
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "model" / "model.safetensors")
-
-
-def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not path.exists():
-        assert process.poll() is None, process.stdout.read() if process.stdout else ""
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_a_run_from_the_command_line(
@@ -168,7 +155,7 @@ def test_resumed_equals_undisturbed_bit_for_bit_with_dropout(
     whole = {**values, "output_dir": str(tmp_path / "whole")}
     train(whole)
     process = start(values)
-    wait_for(tmp_path / "run" / "checkpoint-3", process)
+    runs.wait_for(tmp_path / "run" / "checkpoint-3", process)
     process.kill()
     process.wait()
     with (tmp_path / "run" / "metrics.jsonl").open("a") as stream:
@@ -189,9 +176,9 @@ def test_resumed_equals_undisturbed_bit_for_bit_with_dropout(
 def test_a_signal_leaves_a_checkpoint_and_resume_goes_on(given_settings: Settings, tmp_path: Path) -> None:
     values = given_settings(max_steps=40, save_steps=1000, eval_steps=1000)
     process = start(values)
-    wait_for(tmp_path / "run" / "metrics.jsonl", process)
+    runs.wait_for(tmp_path / "run" / "metrics.jsonl", process)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
+    output = "".join(process.communicate(timeout=60))
     assert process.returncode == 128 + signal.SIGTERM, output
     assert "a checkpoint is written" in output and "Traceback" not in output
     (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
@@ -236,7 +223,7 @@ def test_two_processes_do_what_one_does_that_accumulates(given_settings: Setting
     common = {"model_name_or_path": str(still), "eval_queries": 2, "logging_steps": 1, "score": True}
     train(given_settings(**common, gradient_accumulation_steps=2, output_dir=str(tmp_path / "one")))
     values = given_settings(**common, output_dir=str(tmp_path / "two"))
-    done = runs.launch(command(values), processes=2)
+    done = runs.launch(command(values), processes=2, anew=True)
     assert done.returncode == 0, done.stderr
     one, two = tmp_path / "one", tmp_path / "two"
     runs.check_same_way(one, two, ("loss", "grad_norm", "eval_nDCG@10", "tokens"), rel=2e-3, abs=2e-4)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +26,8 @@ from retromae.core.config import from_dict, read_yaml
 from retromae.core.runs import RunFolder
 from retromae.retrieval.encoder import Encoder
 from retromae.retrieval.systems import open_systems
-from training.finetuning import command, surroundings, write_collection
+from training.finetuning import retromae as run_retromae
+from training.finetuning import started, write_collection
 
 Tiny = Callable[[str], Path]
 
@@ -232,25 +231,20 @@ def test_the_settings_are_shown(retromae: CommandLine, tmp_path: Path) -> None:
 def test_killed_anywhere_it_goes_on(embedder: Path, text: Path, tmp_path: Path, how: signal.Signals) -> None:
     """Killed in every stage in turn; each time less is left to do, and the end is a whole run."""
     run = tmp_path / "run"
-    words = command("adapt", text, *flags(run, embedder, minutes=0.2))
+    words, cache = ("adapt", text, *flags(run, embedder, minutes=0.2)), tmp_path / "cache"
     for stage in ("corpus", "base", "contrastive", "verdict", "index"):
-        started = subprocess.Popen(
-            words, env=surroundings(tmp_path / "cache"), stderr=subprocess.PIPE, text=True
-        )
+        process = started(*words, cache=cache)
         deadline = time.monotonic() + 240
-        while time.monotonic() < deadline and started.poll() is None:
+        while time.monotonic() < deadline and process.poll() is None:
             if (run / "adapt.json").is_file() and stage in _states_now(run):
                 break
             time.sleep(0.02)
-        if started.poll() is None:
-            os.kill(started.pid, how)
-        _, told = started.communicate(timeout=240)
+        process.send_signal(how)
+        _, told = process.communicate(timeout=240)
         assert "Traceback" not in told
         if how == signal.SIGINT:
-            assert started.returncode in (130, 0)
-    done = subprocess.run(
-        words, env=surroundings(tmp_path / "cache"), check=False, capture_output=True, text=True, timeout=300
-    )
+            assert process.returncode in (130, 0)
+    done = run_retromae(*words, cache=cache)
     assert done.returncode == 0, done.stderr
     assert set(states(run).values()) <= {"finished", "skipped"} and verdict(run)["returned"]
     assert not list(run.glob("**/*.tmp"))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +18,9 @@ from retromae.core.locks import claim
 from retromae.core.runs import RunFolder
 from retromae.core.statistics import bootstrap_interval
 from retromae.evaluation.metrics import Result
-from training.finetuning import command, surroundings
 from training.finetuning import retromae as run_retromae
-from training.runs import identical, weights
+from training.finetuning import started
+from training.runs import identical, kill_at, weights
 
 
 @pytest.fixture(autouse=True)
@@ -223,16 +221,7 @@ def test_killed_anywhere_it_ends_alike(tmp_path: Path, retromae: CommandLine) ->
     ]
     cache = tmp_path / "cache"
     for trace in traces:
-        process = subprocess.Popen(
-            command("compare", recipe),
-            env=surroundings(cache),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        while not trace.exists() and process.poll() is None:
-            time.sleep(0.005)
-        process.kill()
-        process.wait()
+        kill_at(trace, started("compare", recipe, cache=cache))
     retromae.well("compare", recipe)
     for run in ("common/run", *(f"arms/{arm}/seed-1/pretrained" for arm in ("basic", "simcse"))):
         assert identical(weights(killed / "out" / run), weights(whole / "out" / run)), run
@@ -244,12 +233,7 @@ def test_two_processes_share_the_arms(tmp_path: Path) -> None:
     """Started twice, every arm is done once, and the last to finish has everything in its report."""
     recipe = tiny_comparisons.write(tmp_path)
     cache = tmp_path / "cache"
-    both = [
-        subprocess.Popen(
-            command("compare", recipe), env=surroundings(cache), stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(2)
-    ]
+    both = [started("compare", recipe, cache=cache) for _ in range(2)]
     said = [process.communicate()[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     for job in ("mlm, seed 1", "mlm, seed 2", "basic, seed 1", "basic, seed 2"):
@@ -261,7 +245,7 @@ def test_two_processes_share_the_arms(tmp_path: Path) -> None:
 def test_under_torchrun_every_process_trains_and_one_measures(tmp_path: Path) -> None:
     recipe = tiny_comparisons.write(tmp_path, seeds=1, objectives=["mlm", "none"])
     settings = ("--set", "pretrain.holdout=0", "--set", "pretrain.probe_queries=0")
-    done = run_retromae("compare", recipe, *settings, cache=tmp_path / "cache", processes=2)
+    done = run_retromae("compare", recipe, *settings, cache=tmp_path / "cache", processes=2, anew=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("mlm, seed 1: pretrained") == 1  # one process speaks
     found = results(tmp_path)

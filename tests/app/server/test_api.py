@@ -7,9 +7,9 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import openai
 import pytest
 from transformers import AutoModelForSequenceClassification
 
@@ -23,11 +23,16 @@ from retromae.retrieval.index import build_index
 from retromae.retrieval.systems import open_systems
 from retromae.training.cross_encoder import score_texts
 
+if TYPE_CHECKING:  # it takes seconds: only the tests that need it import it
+    import openai
+
 TEXTS = ["An owl hunts by ear.", "Salt keeps fish for months; ice keeps it for a week.", "bread"]
 
 
 @pytest.fixture
 def client(server: Server) -> Iterator[openai.OpenAI]:
+    import openai
+
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as found:
         yield found
 
@@ -126,6 +131,8 @@ def test_the_openai_client_gets_the_models_vectors(server: Server, client: opena
 
 
 def test_queries_are_encoded_as_queries(setup: Setup, run: Path, tmp_path: Path) -> None:
+    import openai
+
     encoder = Encoder.open(run / "model", pooling="cls", query_prompt="ask: ")
     store = embed_corpus(encoder, lambda: iter(CORPUS[:3]), tmp_path / "vectors")
     assert store is not None
@@ -144,6 +151,8 @@ def test_queries_are_encoded_as_queries(setup: Setup, run: Path, tmp_path: Path)
 
 
 def test_fewer_dimensions(server: Server, client: openai.OpenAI) -> None:
+    import openai
+
     answer = client.embeddings.create(model="retromae", input=TEXTS, dimensions=8)
     vectors = np.array([one.embedding for one in answer.data])
     expected = server.engine.encoder.encode_passages(TEXTS).dense[:, :8]
@@ -160,6 +169,8 @@ def test_what_was_cut_is_told(server: Server) -> None:
 
 
 def test_bad_embeddings(client: openai.OpenAI) -> None:
+    import openai
+
     for tokens in ([1, 2, 3], [[1, 2], [3]]):
         with pytest.raises(openai.BadRequestError, match="token numbers") as caught:
             client.embeddings.create(model="retromae", input=tokens)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import httpx
-import openai
 import pytest
 
 from app.server.serving import Server, Setup, message, serving
@@ -86,6 +85,8 @@ def locked(setup: Setup) -> Iterator[Server]:
 
 
 def test_with_a_token_nothing_is_told_without_it(locked: Server) -> None:
+    import openai  # takes seconds: where it is needed
+
     with httpx.Client(base_url=locked.url, trust_env=False) as stranger:
         for path in ("/about", "/metrics", "/judgements", "/runs", "/v1/models", "/openapi.json", "/nothing"):
             for given in (
