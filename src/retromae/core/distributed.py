@@ -1,19 +1,24 @@
-"""What a process needs to know of the others. Works alike with and without torch.distributed."""
+"""What a process needs to know of the others. Works alike with and without torch.distributed.
+
+torch is imported where processes speak with each other, not above: that takes seconds, and `--help`, a refusal and the
+workers that read text do without.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
-from typing import Any, TypeVar
-
-import torch
-import torch.distributed as dist
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from retromae.core.errors import UserError
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
+    from torch import Tensor
 
 T = TypeVar("T")
 
@@ -33,12 +38,17 @@ def alone() -> Iterator[None]:
 
 
 def active() -> bool:
-    return not _by_itself and dist.is_available() and dist.is_initialized()
+    if _by_itself or "torch" not in sys.modules:  # who has not imported torch has joined no group
+        return False
+    import torch.distributed as dist
+
+    return dist.is_available() and dist.is_initialized()
 
 
 def start() -> None:
     """Join the process group that torchrun or accelerate announced, if there is one and it is not joined yet."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not active():
+        import torch
         from accelerate import PartialState
 
         # One process may build a store, an index or a measurement for long while the others wait for it.
@@ -52,6 +62,8 @@ def first_decides(action: Callable[[], T]) -> T:
     """
     if not active() or world_size() == 1:
         return action()
+    import torch.distributed as dist
+
     outcome: list[Any] = [None, None]
     if rank() == 0:
         try:
@@ -67,11 +79,19 @@ def first_decides(action: Callable[[], T]) -> T:
 
 def rank() -> int:
     """This process's number; before the process group starts, what torchrun says."""
-    return dist.get_rank() if active() else 0 if _by_itself else int(os.environ.get("RANK", "0"))
+    if active():
+        import torch.distributed as dist
+
+        return dist.get_rank()
+    return 0 if _by_itself else int(os.environ.get("RANK", "0"))
 
 
 def world_size() -> int:
-    return dist.get_world_size() if active() else 1 if _by_itself else int(os.environ.get("WORLD_SIZE", "1"))
+    if active():
+        import torch.distributed as dist
+
+        return dist.get_world_size()
+    return 1 if _by_itself else int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def writes() -> bool:
@@ -81,6 +101,8 @@ def writes() -> bool:
 
 def barrier() -> None:
     if active():
+        import torch.distributed as dist
+
         dist.barrier()
 
 
@@ -88,6 +110,8 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     """The element-wise sum over all processes (no gradient); `values` itself is left alone."""
     if not active() or world_size() == 1:
         return values
+    import torch.distributed as dist
+
     total = values.clone()
     dist.all_reduce(total)
     return total
@@ -97,6 +121,9 @@ def gather_rows(values: Tensor) -> list[Tensor]:
     """Every process's tensor, in the order of their numbers (no gradient); they may differ in the first size."""
     if not active() or world_size() == 1:
         return [values]
+    import torch
+    import torch.distributed as dist
+
     size = torch.tensor([values.shape[0]], device=values.device)
     sizes = [torch.empty_like(size) for _ in range(world_size())]
     dist.all_gather(sizes, size)
@@ -111,6 +138,8 @@ def gather_rows(values: Tensor) -> list[Tensor]:
 @cache
 def _host_group() -> dist.ProcessGroup:
     """A group of its own over the network, so that small decisions never wait for an accelerator's queue."""
+    import torch.distributed as dist
+
     group: dist.ProcessGroup = dist.new_group(backend="gloo")
     return group
 
@@ -119,6 +148,9 @@ def highest(value: float) -> float:
     """The largest of all processes' values, on every process: what all must take alike, such as the time."""
     if not active() or world_size() == 1:
         return value
+    import torch
+    import torch.distributed as dist
+
     shared = torch.tensor(value, dtype=torch.float64)
     dist.all_reduce(shared, op=dist.ReduceOp.MAX, group=_host_group())
     return float(shared)
