@@ -219,7 +219,7 @@ def test_your_own_text_runs(tmp_path: Path) -> None:
     ran = [command for command in commands(shell) if command[0] != "serve"]
     assert [command[0] for command in ran] == ["doctor", "adapt"]
     for command in ran:
-        python(tmp_path, "-m", "retromae", *command, "--minutes", "0.3")
+        python(tmp_path, "-m", "retromae", *command, "--minutes", "0.1")
     assert (tmp_path / "runs" / "notes" / "report.html").is_file()
 
 
