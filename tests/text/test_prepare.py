@@ -209,7 +209,7 @@ def test_killed_five_times_at_random_equals_undisturbed(
     draw = random.Random()
     for _ in range(5):
         run = start(tmp_path, source, tokenizer, workers=1)
-        time.sleep(draw.uniform(1, 6))
+        time.sleep(draw.uniform(0.5, 3))
         run.kill()
         run.wait()
     config.shard_tokens = 8000
