@@ -13,7 +13,7 @@ lays out its models. Two things differ from calling the masked-LM model itself:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, Self, cast, overload
@@ -34,7 +34,7 @@ from retromae.models.loading import (
     scratch_config,
     set_dropout,
 )
-from retromae.models.needed import LastLayer, places_of
+from retromae.models.needed import LastLayer
 from retromae.models.style import layer_style
 
 
@@ -197,7 +197,7 @@ class Backbone(nn.Module):
         `all_layers` gives a tuple instead: the embeddings, then every layer's output; its last entry is the
         last hidden state, after a pre-norm family's final LayerNorm.
         """
-        with nullcontext() if needed is None or all_layers else self._only(needed, token_ids.shape):
+        with nullcontext() if needed is None or all_layers else self.last.only(needed, token_ids.shape):
             output = self.base(
                 input_ids=token_ids,
                 attention_mask=attention_mask,
@@ -312,9 +312,6 @@ class Backbone(nn.Module):
         for step in steps:
             if isinstance(step, nn.Module):
                 compile_module(step)
-
-    def _only(self, needed: Tensor, shape: tuple[int, ...]) -> AbstractContextManager[None]:
-        return self.last.only(places_of(needed) if needed.dtype == torch.bool else needed, shape)
 
     def _part(self, path: str) -> Any:
         return attrgetter(path)(self.model)

@@ -46,10 +46,11 @@ class LastLayer:
         checkpoints = any(getattr(part, "gradient_checkpointing", False) for part in self._model.modules())
         return self.leaves_out and not checkpoints
 
-    def only(self, places: Tensor, whole: tuple[int, ...]) -> AbstractContextManager[None]:
-        """A pass in it over `whole` = (B, L) may leave out all but these places (n,)."""
+    def only(self, needed: Tensor, whole: tuple[int, ...]) -> AbstractContextManager[None]:
+        """A pass in it over `whole` = (B, L) may leave out all but what is needed: flags (B, L), or places (n,)."""
         if self._tail is None or torch.compiler.is_compiling() or not self.may_leave_out:
             return nullcontext()
+        places = places_of(needed) if needed.dtype == torch.bool else needed
         return only_at(places, (whole[0], whole[1]), self.layers[-1], self._tail)
 
 
