@@ -35,7 +35,6 @@ def test_every_way_to_score_equals_the_definition(tmp_path: Path, data: st.DataO
     queries = draw.standard_normal((3, vocabulary)).astype(np.float32)
     expected = queries.astype(np.float64) @ dense.astype(np.float32).T
     np.testing.assert_allclose(np.stack([index.scores(query) for query in queries]), expected, atol=1e-5)
-    np.testing.assert_allclose(index.block_scores(queries, 1, n), expected[:, 1:], atol=1e-5)
     places = draw.integers(-1, n, size=(3, 6))
     found = index.candidate_scores(queries, places)
     np.testing.assert_allclose(
@@ -88,10 +87,10 @@ def test_hybrid_search_equals_brute_force(tmp_path: Path, kind: str) -> None:
 
 def test_equal_documents_are_ordered_by_id(tmp_path: Path) -> None:
     one = random_vectors(1, 8, 0, vocabulary=20, terms=5)
-    same = one.rows(np.zeros(30, dtype=np.int64))
-    ids = [f"d{n}" for n in np.random.default_rng(0).permutation(30)]
-    index = build_index(make_store(tmp_path / "vectors", same, shard_size=7, ids=ids), tmp_path / "index")
-    for depth in (None, 30):
+    same = one.rows(np.zeros(300, dtype=np.int64))  # more than the first candidates
+    ids = [f"d{n}" for n in np.random.default_rng(0).permutation(300)]
+    index = build_index(make_store(tmp_path / "vectors", same, shard_size=70, ids=ids), tmp_path / "index")
+    for depth in (None, 300):
         run = index.run(["q"], random_vectors(1, 8, 1, vocabulary=20, terms=20), 12, depth=depth)
         assert run["q"].ids == sorted(ids)[:12]
 

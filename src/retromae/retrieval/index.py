@@ -13,7 +13,7 @@ The folder is written whole or not at all. A query vector of another encoder is 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,22 +23,26 @@ from scipy.sparse import vstack
 
 from retromae.core.errors import UserError
 from retromae.core.files import remove_left_overs, replacing_folder, restore, write_json
-from retromae.core.ranking import Run, id_ranks, top_k
+from retromae.core.ranking import Run, id_ranks
 from retromae.retrieval import kinds
 from retromae.retrieval.inverted import InvertedIndex, build_inverted
-from retromae.retrieval.scoring import best_of, block_scores, candidate_scores
+from retromae.retrieval.scoring import best_of, candidate_scores
 from retromae.retrieval.shards import VectorStore
 from retromae.retrieval.vectors import Vectors
 from retromae.text.store import Passages, copy_passages
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
+Near = Callable[
+    [Integers, int], tuple[Integers, Floats]
+]  # some of the queries, a number → candidates, their scores
 
 _FILE = "index.json"
-_BLOCK = 1 << 22  # numbers of a block of vectors that are scored at once
+_BLOCK = 1 << 20  # numbers of a block of vectors that are scored at once: they stay in the cache
 _QUERIES = 64  # queries whose lexical halves are held as full rows
+_SCORES = 1 << 25  # of queries with all documents, held at once: 128 MiB
 _SPARE = 32  # candidates beyond k, so that ties at the cut are seen
-_ROUNDING = 4e-6  # of faiss' float32 scores, for vectors of length 1
+_ROUNDING = 4e-6  # of float32 scores, for vectors of length 1
 _QUERY_TERMS = 64  # a query's largest terms find the candidates of the lexical half
 
 
@@ -102,16 +106,17 @@ class VectorIndex:
             raise UserError(f"at least 1 result and 1 candidate must be asked for, not {k} and {depth}.")
         k = min(k, len(self))
         if self.lexical is None:
-            if isinstance(self.parameters, kinds.Flat):
-                return self._flat(vectors.dense, k)
-            return self._approximate(vectors.dense, k)
-        parts = [vectors.rows(slice(start, start + _QUERIES)) for start in range(0, len(vectors), _QUERIES)]
-        found = [
-            self._hybrid(part, k) if depth is None else self._candidates(part, k, max(k, depth))
-            for part in parts
-        ]
-        empty = Found(np.empty((0, k), np.int64), np.empty((0, k), np.float32))
-        return Found(*(np.concatenate(arrays) for arrays in zip(empty, *found)))
+            return (self._flat if isinstance(self.parameters, kinds.Flat) else self._approximate)(vectors, k)
+        size = max(1, min(_QUERIES, _SCORES // max(1, len(self))))
+        found = [Found(np.empty((0, k), np.int64), np.empty((0, k), np.float32))]
+        for start in range(0, len(vectors), size):
+            part = vectors.rows(slice(start, start + size))
+            assert part.lexical is not None
+            weights: Floats = part.lexical.toarray()  # (q, V)
+            found.append(
+                self._hybrid(part, k, weights) if depth is None else self._candidates(part, k, weights, depth)
+            )
+        return Found(*(np.concatenate(arrays) for arrays in zip(*found)))
 
     def document_vectors(self, places: Sequence[int]) -> Vectors:
         """The vectors of some documents, both halves; what faiss remembers where the whole ones are not kept."""
@@ -144,50 +149,77 @@ class VectorIndex:
                 f"the vector of query {int(np.flatnonzero(~finite)[0]) + 1} holds NaN or infinity."
             )
 
-    def _flat(self, queries: Floats, k: int) -> Found:
-        """Exact. faiss finds candidates; more are fetched while one that was not could still be among the best."""
-        assert self._vectors is not None
+    def _flat(self, queries: Vectors, k: int) -> Found:
+        """Exact, by faiss' scores of the dense half."""
+        doubt = _ROUNDING * self._longest * np.linalg.norm(queries.dense, axis=1)  # (q,)
+        return self._surely(
+            queries,
+            k,
+            doubt,
+            lambda rows, n: kinds.search(self._dense, self.parameters, queries.dense[rows], n),
+        )
+
+    def _hybrid(self, queries: Vectors, k: int, weights: Floats) -> Found:
+        """Exact, by both halves with every document: products in float32, and the postings of a query's terms."""
+        assert self._vectors is not None and self.lexical is not None
+        rough = np.stack([self.lexical.scores(query) for query in weights])  # (q, n)
+        doubt = _ROUNDING * (
+            self._longest * np.linalg.norm(queries.dense, axis=1) + np.abs(rough).max(axis=1)
+        )
+        step = max(1, _BLOCK // self.dimension)
+        aligned = np.empty(
+            (step, self.dimension), dtype=np.float32
+        )  # mapped ones are not: no fast product takes them
+        for start in range(0, len(self), step):
+            block = aligned[: min(step, len(self) - start)]
+            np.copyto(block, self._vectors[start : start + step])
+            rough[:, start : start + step] += queries.dense @ block.T
+
+        def near(rows: Integers, n: int) -> tuple[Integers, Floats]:
+            places = np.argpartition(-rough[rows], n - 1, axis=1)[:, :n]
+            return best_of(np.take_along_axis(rough[rows], places, axis=1), places, self.ranks, n)
+
+        return self._surely(queries, k, doubt, near, weights)
+
+    def _surely(
+        self, queries: Vectors, k: int, doubt: Floats, near: Near, weights: Floats | None = None
+    ) -> Found:
+        """The best k, from candidates with rough scores, right within `doubt` (q,): `near` gives so many, best first.
+
+        More are fetched while one that was not could still be among the best.
+        """
         places = np.empty((len(queries), k), dtype=np.int64)
         scores = np.empty((len(queries), k), dtype=np.float32)
         pending, fetch = np.arange(len(queries)), min(k + _SPARE, len(self))
-        doubt = _ROUNDING * self._longest * np.linalg.norm(queries, axis=1)  # (q,)
         while len(pending):
-            found, rough = kinds.search(self._dense, self.parameters, queries[pending], fetch)
-            exact = candidate_scores(queries[pending], self._vectors, found)
+            found, rough = near(pending, fetch)
+            exact = self._scores(queries.dense[pending], found, None if weights is None else weights[pending])
             places[pending], scores[pending] = best_of(exact, found, self.ranks, k)
             open_ = rough[:, -1] >= scores[pending, -1] - 2 * doubt[pending]
             pending = pending[open_ & (fetch < len(self))]
             fetch = min(8 * fetch, len(self))
         return Found(places, scores)
 
-    def _approximate(self, queries: Floats, k: int) -> Found:
+    def _scores(self, queries: Floats, places: Integers, weights: Floats | None) -> Floats:
+        """(q, c): each query with its own candidates, both halves where there are two."""
+        assert self._vectors is not None
+        scores = candidate_scores(queries, self._vectors, places)
+        if self.lexical is not None and weights is not None:
+            scores += self.lexical.candidate_scores(weights, places)
+        return scores
+
+    def _approximate(self, queries: Vectors, k: int) -> Found:
         times = getattr(self.parameters, "rescore", 1)
         fetch = min(max(k * times, k), len(self))
-        places, scores = kinds.search(self._dense, self.parameters, queries, fetch)
+        places, scores = kinds.search(self._dense, self.parameters, queries.dense, fetch)
         if self._vectors is not None and times:
-            scores = candidate_scores(queries, self._vectors, places)
+            scores = self._scores(queries.dense, places, None)
         return Found(*best_of(scores, places, self.ranks, k))
 
-    def _hybrid(self, queries: Vectors, k: int) -> Found:
-        """Exact: both halves with every document, block by block."""
-        assert self._vectors is not None and self.lexical is not None and queries.lexical is not None
-        weights = queries.lexical.toarray()  # (q, V)
-        step = max(1, _BLOCK // self.dimension)
-        best = []
-        for start in range(0, len(self), step):
-            stop = min(start + step, len(self))
-            scores = block_scores(queries.dense, self._vectors[start:stop])
-            scores += self.lexical.block_scores(weights, start, stop)
-            places, scores = top_k(scores, self.ranks[start:stop].astype(np.int64), k)
-            best.append((places + start, scores))
-        places, scores = (np.concatenate(arrays, axis=1) for arrays in zip(*best))
-        return Found(*best_of(scores, places, self.ranks, k))
-
-    def _candidates(self, queries: Vectors, k: int, depth: int) -> Found:
+    def _candidates(self, queries: Vectors, k: int, weights: Floats, depth: int) -> Found:
         """The `depth` best of each half, found in its own index, then scored exactly by both."""
-        assert self._vectors is not None and self.lexical is not None and queries.lexical is not None
-        weights = queries.lexical.toarray()
-        depth = min(depth, len(self))
+        assert self.lexical is not None
+        depth = min(max(k, depth), len(self))
         dense, _ = kinds.search(self._dense, self.parameters, queries.dense, depth)
         lexical = np.stack(
             [
@@ -197,9 +229,7 @@ class VectorIndex:
         )
         places = np.sort(np.concatenate([dense, lexical], axis=1), axis=1)
         places[:, 1:][places[:, 1:] == places[:, :-1]] = -1  # found by both halves: once is enough
-        scores = candidate_scores(queries.dense, self._vectors, places)
-        scores += self.lexical.candidate_scores(weights, places)
-        return Found(*best_of(scores, places, self.ranks, k))
+        return Found(*best_of(self._scores(queries.dense, places, weights), places, self.ranks, k))
 
 
 def build_index(store: VectorStore, folder: str | Path, kind: str = "flat", **parameters: Any) -> VectorIndex:

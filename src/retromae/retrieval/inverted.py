@@ -64,11 +64,6 @@ class InvertedIndex:
     def row(self, document: int) -> csr_array:
         return self.rows(document, document + 1)
 
-    def block_scores(self, queries: Floats, start: int, stop: int) -> Floats:
-        """(q, n): every query, given as (q, V), with the documents start … stop − 1."""
-        documents = self.rows(start, stop).astype(np.float64)
-        return np.asarray((documents @ queries.T.astype(np.float64, order="C")).T, dtype=np.float32)
-
     def candidate_scores(self, queries: Floats, places: Integers) -> Floats:
         """(q, c): each query with its own candidates; 0 at place −1."""
         scores = np.zeros(places.shape, dtype=np.float32)

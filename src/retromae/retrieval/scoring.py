@@ -29,12 +29,6 @@ def candidate_scores(queries: npt.NDArray[Any], vectors: npt.NDArray[Any], place
     return scores
 
 
-def block_scores(queries: npt.NDArray[Any], block: npt.NDArray[Any]) -> Floats:
-    """(q, n): the dot product of each query with each row of a block of vectors."""
-    scores: Floats = (queries.astype(np.float64) @ block.astype(np.float64).T).astype(np.float32)
-    return scores
-
-
 def best_of(scores: Floats, places: Integers, ranks: npt.NDArray[Any], k: int) -> tuple[Integers, Floats]:
     """The best k of each row of candidates: by score, then by the rank of the document's id; place −1 last."""
     order = np.lexsort((ranks[places], -scores, places < 0), axis=1)[:, :k]

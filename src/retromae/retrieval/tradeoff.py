@@ -28,11 +28,12 @@ SWEEPS: dict[Kind, list[dict[str, int]]] = {
     "binary": [{"rescore": times} for times in (1, 4, 10, 40)],
 }
 
-
 # With a lexical half the score is the sum of both: exact, or of so many candidates of each half.
 HYBRID_SWEEPS: dict[Kind, list[dict[str, int]]] = {
     "flat": [{}, {"depth": 100}, {"depth": 1000}],
     "hnsw": [{"depth": 100}, {"depth": 1000}],
+    "ivfpq": [{"depth": 1000, "probes": probes} for probes in (16, 64)],
+    "int8": [{"depth": 100}, {"depth": 1000}],
 }
 COLUMNS = ("kind", "recall", "p50 ms", "p99 ms", "MiB", "build s")
 
