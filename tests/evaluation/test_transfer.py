@@ -8,6 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
 from retromae.core.errors import UserError
+from retromae.evaluation import transfer
 from retromae.evaluation.transfer import evaluate_transfer
 from retromae.evaluation.transfer_data import Examples, Task, read_task
 
@@ -52,6 +53,14 @@ def test_one_set_is_cross_validated_twice() -> None:
     assert (result.accuracy, result.dev) == pytest.approx((np.mean(tested), np.mean(chosen)), abs=1e-4)
     assert result.low <= result.accuracy <= result.high
     assert (result.examples, result.f1) == (90, None)
+
+
+def test_fits_that_do_not_end_are_told_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "_ITERATIONS", 1)
+    task = Task("TREC", blobs(80, 1), test=blobs(60, 2))
+    with pytest.warns(UserWarning, match="TREC: [0-9]+ logistic regressions stopped after 1 iter") as caught:
+        evaluate_transfer(task, encode, folds=4)
+    assert len(caught) == 1
 
 
 def test_train_and_test() -> None:

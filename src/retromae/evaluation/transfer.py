@@ -16,11 +16,14 @@ of a point.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.model_selection import StratifiedKFold
@@ -30,7 +33,7 @@ from retromae.core.statistics import bootstrap_interval
 from retromae.evaluation.transfer_data import Examples, Task
 from retromae.evaluation.vectors import Encode, Vectors, encode_once
 
-_SEED = 1111
+_SEED, _ITERATIONS = 1111, 1000
 _GRID = [2.0**power for power in range(-2, 4)]
 _TRAIN_TEST_GRID = [2.0**power for power in range(-1, 6)]
 
@@ -57,6 +60,29 @@ class TransferResult:
 
 def evaluate_transfer(task: Task, encode: Encode, *, folds: int = 10) -> TransferResult:
     """Run one task. Each split's distinct texts are encoded once; nothing of the encoder is trained."""
+    with _one_warning(task.name):
+        return _evaluate(task, encode, folds)
+
+
+@contextmanager
+def _one_warning(task: str) -> Iterator[None]:
+    """The fits that ran out of iterations are told of once, together."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    unfinished = [one for one in caught if issubclass(one.category, ConvergenceWarning)]
+    for one in caught:
+        if one not in unfinished:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    if unfinished:
+        warnings.warn(
+            f"{task}: {len(unfinished)} logistic regressions stopped after {_ITERATIONS:,} iterations, short of their "
+            "optimum, so the accuracy may be a little low; vectors as long as these slow them down.",
+            stacklevel=4,
+        )
+
+
+def _evaluate(task: Task, encode: Encode, folds: int) -> TransferResult:
     names = sorted({label for part in (task.train, task.dev, task.test) if part for label in part.labels})
     x, y = _features(task.train, names, encode)
     if len(np.unique(y)) < 2:
@@ -140,4 +166,4 @@ def _choose(
 
 
 def _classifier(c: float) -> LogisticRegression:
-    return LogisticRegression(C=c, max_iter=1000)
+    return LogisticRegression(C=c, max_iter=_ITERATIONS)
