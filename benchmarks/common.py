@@ -329,7 +329,8 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
 
 def write_json(path: str | Path, results: Mapping[str, object], *, seed: int) -> None:
     """Write results with what is needed to get them again: command, seed, machine and date."""
-    command = shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]])
+    spec = sys.modules["__main__"].__spec__
+    command = shlex.join(["python", *(["-m", spec.name] if spec else sys.argv[:1]), *sys.argv[1:]])
     document = {"command": command, "seed": seed, "machine": machine(), "results": _plain(results)}
     files.write_json(path, document)
 

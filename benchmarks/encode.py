@@ -1,7 +1,7 @@
 """Texts per second of our encoder against `SentenceTransformer.encode`, same model, same machine, in turn.
 
-python benchmarks/encode.py                          the offline all-MiniLM-L6-v2, where it is installed
-python benchmarks/encode.py --model FOLDER --texts 4096 --device cuda --json encode.json
+python -m benchmarks.encode                          the offline all-MiniLM-L6-v2, where it is installed
+python -m benchmarks.encode --model FOLDER --texts 4096 --device cuda --json encode.json
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Recall, latency and size of each kind of index against flat, on made-up clustered vectors or on a folder of yours.
 
-    python benchmarks/index.py --documents 100000 --plot index.svg
-    python benchmarks/index.py --vectors vectors/
-    python benchmarks/index.py --terms 384 --queries 20          dense and lexical halves together
+    python -m benchmarks.index --documents 100000 --plot index.svg
+    python -m benchmarks.index --vectors vectors/
+    python -m benchmarks.index --terms 384 --queries 20          dense and lexical halves together
 
 Made-up vectors lie around random centres, as embeddings do; on unstructured noise every approximation looks bad.
 Made-up lexical halves hold `--terms` terms drawn evenly from the vocabulary, with weights that fall off quickly.

@@ -18,6 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +80,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         for number in options.rows:
             folder = Path(temporary) / str(number)
-            made = made_up_folder(CASE, folder, number)
+            with ProcessPoolExecutor(
+                1, get_context("spawn")
+            ) as aside:  # its memory would be counted as the training's
+                made = aside.submit(made_up_folder, CASE, folder, number).result()
             results["rows"][number] = trained(folder, made, options.steps, processes=1, threads=2)
             if number == options.rows[0]:
                 for name, (processes, threads) in {
