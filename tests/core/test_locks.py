@@ -17,15 +17,17 @@ from training.processes import forks
 from training.runs import launch
 
 HOLDS = """
-import multiprocessing, sys, time
+import multiprocessing, os, sys, time
 from retromae.core.locks import only_writer
+
+def work():
+    print(os.getpid(), flush=True)
+    time.sleep(120)
 
 if __name__ == "__main__":
     with only_writer(sys.argv[1]):
         # As a data loader's worker: forked while the folder is held, and alive after its parent was killed.
-        worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(120,))
-        worker.start()
-        print(worker.pid, flush=True)
+        multiprocessing.get_context("fork").Process(target=work).start()
         time.sleep(120)
 """
 
