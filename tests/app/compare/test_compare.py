@@ -13,7 +13,7 @@ import yaml
 from app.command_line import CommandLine
 from app.compare import tiny_comparisons
 from retromae.app.compare.reading import read_comparison
-from retromae.app.compare.results import collect
+from retromae.app.compare.results import ArmFindings, collect
 from retromae.core.locks import claim
 from retromae.core.runs import RunFolder
 from retromae.core.statistics import bootstrap_interval
@@ -253,3 +253,9 @@ def test_under_torchrun_every_process_trains_and_one_measures(tmp_path: Path) ->
     assert found["arms"]["mlm"]["spent"]["1"]["pretrained"]["processes"] == 2
     alone = run_retromae("compare", recipe, *settings, cache=tmp_path / "cache")
     assert alone.returncode == 0 and alone.stdout.count("finished before") == 2
+
+
+def test_the_last_measurement_is_that_of_seeds_that_ended() -> None:
+    curves = {1: [(4, {"probe": 0.2}), (9, {"probe": 0.4})], 2: [(4, {"probe": 0.1})]}
+    arm = ArmFindings("mlm", "mlm", "", {}, {1: {"pretrained": {"steps": 9}}, 2: {}}, curves)
+    assert arm.last("probe") == 0.4 and arm.last("cls_use") is None

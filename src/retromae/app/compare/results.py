@@ -64,8 +64,9 @@ class ArmFindings:
         return mean(found) if found else None
 
     def last(self, name: str) -> float | None:
-        """A figure of the last measurement while pre-training, the mean over seeds."""
-        found = [curve[-1][1][name] for curve in self.curves.values() if curve and name in curve[-1][1]]
+        """A figure of the last measurement while pre-training, the mean over the seeds that have ended it."""
+        ended = [self.curves.get(seed, []) for seed, stages in self.stages.items() if "pretrained" in stages]
+        found = [curve[-1][1][name] for curve in ended if curve and name in curve[-1][1]]
         return mean(found) if found else None
 
 
