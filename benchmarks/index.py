@@ -24,7 +24,7 @@ from scipy.sparse import csr_array
 from benchmarks import common
 from retromae.retrieval.kinds import KINDS
 from retromae.retrieval.shards import Manifest, VectorStore, write_shard
-from retromae.retrieval.tradeoff import COLUMNS, HYBRID_SWEEPS, SWEEPS, draw, measure, near, rows_of
+from retromae.retrieval.tradeoff import COLUMNS, draw, measure, near, rows_of, sweeps_of
 from retromae.retrieval.vectors import Vectors
 from retromae.text.store import Passage
 
@@ -89,12 +89,10 @@ def main() -> None:
                 options.terms,
                 options.vocabulary,
             )
-        possible = SWEEPS if store.manifest.vocabulary is None else HYBRID_SWEEPS
+        possible = sweeps_of(store)
         strangers = sorted({*(options.kinds or possible)} - possible.keys())
         if strangers:
-            parser.error(
-                f"with a lexical half, {', '.join(possible)} are measured, not {', '.join(strangers)}"
-            )
+            parser.error(f"of these vectors, {', '.join(possible)} are measured, not {', '.join(strangers)}")
         sweeps = {kind: possible[kind] for kind in options.kinds or possible}
         figures = measure(
             store, near(store, options.queries, options.seed), k=options.k, sweeps=sweeps, folder=temporary

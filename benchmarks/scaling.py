@@ -80,9 +80,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         for number in options.rows:
             folder = Path(temporary) / str(number)
-            with ProcessPoolExecutor(
-                1, get_context("spawn")
-            ) as aside:  # its memory would be counted as the training's
+            # In a process of its own: a training would inherit this one's largest memory.
+            with ProcessPoolExecutor(1, get_context("spawn")) as aside:
                 made = aside.submit(made_up_folder, CASE, folder, number).result()
             results["rows"][number] = trained(folder, made, options.steps, processes=1, threads=2)
             if number == options.rows[0]:

@@ -118,6 +118,13 @@ class RunFolder:
             stream.write(json.dumps(record) + "\n")
 
 
+def _command() -> list[str]:
+    """As it is typed: by name, wherever on this machine the program lies."""
+    program = Path(sys.argv[0])
+    name = program.parent.name if program.name == "__main__.py" else program.name
+    return [name, *sys.argv[1:]]
+
+
 def facts_about_here() -> dict[str, Any]:
     """Versions, machine, command and time, for a manifest."""
     versions = {}
@@ -129,6 +136,6 @@ def facts_about_here() -> dict[str, Any]:
     return {
         "versions": {"python": platform.python_version(), **versions},
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
-        "command": sys.argv,
+        "command": _command(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -66,17 +67,24 @@ def evaluate_transfer(task: Task, encode: Encode, *, folds: int = 10) -> Transfe
 
 @contextmanager
 def _one_warning(task: str) -> Iterator[None]:
-    """The fits that ran out of iterations are told of once, together."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    """The fits that ran out of iterations are told of once, together; other warnings at once, as ever."""
+    unfinished = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", ConvergenceWarning)
+        show = warnings.showwarning
+
+        def count(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            nonlocal unfinished
+            if issubclass(category, ConvergenceWarning):
+                unfinished += 1
+            else:
+                show(message, category, *place, **more)
+
+        warnings.showwarning = count
         yield
-    unfinished = [one for one in caught if issubclass(one.category, ConvergenceWarning)]
-    for one in caught:
-        if one not in unfinished:
-            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
     if unfinished:
         warnings.warn(
-            f"{task}: {len(unfinished)} logistic regressions stopped after {_ITERATIONS:,} iterations, short of their "
+            f"{task}: {unfinished} logistic regressions stopped after {_ITERATIONS:,} iterations, short of their "
             "optimum, so the accuracy may be a little low; vectors as long as these slow them down.",
             stacklevel=4,
         )

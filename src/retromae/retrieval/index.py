@@ -33,9 +33,8 @@ from retromae.text.store import Passages, copy_passages
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
-Near = Callable[
-    [Integers, int], tuple[Integers, Floats]
-]  # some of the queries, a number → candidates, their scores
+# Some of the queries, a number → so many candidates of each and their scores, best first
+Near = Callable[[Integers, int], tuple[Integers, Floats]]
 
 _FILE = "index.json"
 _BLOCK = 1 << 20  # numbers of a block of vectors that are scored at once: they stay in the cache
@@ -167,17 +166,15 @@ class VectorIndex:
             self._longest * np.linalg.norm(queries.dense, axis=1) + np.abs(rough).max(axis=1)
         )
         step = max(1, _BLOCK // self.dimension)
-        aligned = np.empty(
-            (step, self.dimension), dtype=np.float32
-        )  # mapped ones are not: no fast product takes them
+        aligned = np.empty((step, self.dimension), dtype=np.float32)  # unlike mapped ones: for fast products
         for start in range(0, len(self), step):
             block = aligned[: min(step, len(self) - start)]
             np.copyto(block, self._vectors[start : start + step])
             rough[:, start : start + step] += queries.dense @ block.T
 
         def near(rows: Integers, n: int) -> tuple[Integers, Floats]:
-            places = np.argpartition(-rough[rows], n - 1, axis=1)[:, :n]
-            return best_of(np.take_along_axis(rough[rows], places, axis=1), places, self.ranks, n)
+            places = np.stack([_largest(rough[row], n) for row in rows])
+            return best_of(rough[rows[:, None], places], places, self.ranks, n)
 
         return self._surely(queries, k, doubt, near, weights)
 
@@ -221,15 +218,15 @@ class VectorIndex:
         assert self.lexical is not None
         depth = min(max(k, depth), len(self))
         dense, _ = kinds.search(self._dense, self.parameters, queries.dense, depth)
-        lexical = np.stack(
-            [
-                np.argpartition(-self.lexical.scores(query, _QUERY_TERMS), depth - 1)[:depth]
-                for query in weights
-            ]
-        )
+        lexical = np.stack([_largest(self.lexical.scores(query, _QUERY_TERMS), depth) for query in weights])
         places = np.sort(np.concatenate([dense, lexical], axis=1), axis=1)
         places[:, 1:][places[:, 1:] == places[:, :-1]] = -1  # found by both halves: once is enough
         return Found(*best_of(self._scores(queries.dense, places, weights), places, self.ranks, k))
+
+
+def _largest(scores: Floats, count: int) -> Integers:
+    """(n,) → where its largest are, in no order."""
+    return np.argpartition(-scores, count - 1)[:count]
 
 
 def build_index(store: VectorStore, folder: str | Path, kind: str = "flat", **parameters: Any) -> VectorIndex:

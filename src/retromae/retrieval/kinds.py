@@ -58,7 +58,7 @@ class Binary:
     rescore: int = setting(10, "candidates per result that are scored with the whole vector")
 
 
-FEWEST_IVFPQ = 256  # vectors that it learns its codes from
+FEWEST = {"ivfpq": 256}  # vectors that a kind learns from
 _faiss: Any = faiss  # its stubs lack what is made when it is loaded
 Parameters = Flat | HNSW | IVFPQ | Int8 | Binary
 KINDS: dict[str, type[Parameters]] = {
@@ -106,9 +106,9 @@ def _quantised(kind: quantise.Quantised, dimension: int, parts: Parts) -> Any:
 
 
 def _trained_ivfpq(parameters: IVFPQ, dimension: int, count: int, parts: Parts) -> Any:
-    if count < FEWEST_IVFPQ:
+    if count < FEWEST["ivfpq"]:
         raise UserError(
-            f"an index of kind ivfpq needs at least {FEWEST_IVFPQ} vectors to learn from, got {count}; use flat."
+            f"an index of kind ivfpq needs at least {FEWEST['ivfpq']} vectors to learn from, got {count}; use flat."
         )
     lists = parameters.lists or max(1, min(int(4 * count**0.5), count // 39))  # faiss asks for 39 a list
     size = parameters.bytes or max(n for n in range(1, max(1, dimension // 4) + 1) if dimension % n == 0)

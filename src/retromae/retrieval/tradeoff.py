@@ -15,7 +15,7 @@ from scipy.sparse import vstack
 from retromae.core.errors import UserError
 from retromae.core.files import replacing
 from retromae.retrieval.index import VectorIndex, build_index
-from retromae.retrieval.kinds import FEWEST_IVFPQ, Kind
+from retromae.retrieval.kinds import FEWEST, Kind
 from retromae.retrieval.shards import VectorStore
 from retromae.retrieval.vectors import Vectors
 
@@ -108,7 +108,7 @@ def measure(
     """
     if not len(queries):
         raise UserError("there is no query to measure with.")
-    chosen = sweeps or _possible(store)
+    chosen = sweeps or sweeps_of(store)
     figures: list[Figures] = []
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         flat, flat_seconds = _built(store, Path(temporary) / "flat", "flat", {})
@@ -123,10 +123,10 @@ def measure(
     return figures
 
 
-def _possible(store: VectorStore) -> dict[Kind, list[dict[str, int]]]:
+def sweeps_of(store: VectorStore) -> dict[Kind, list[dict[str, int]]]:
     """What is gone through for this store; a small one is no ground for every kind."""
     every = SWEEPS if store.manifest.vocabulary is None else HYBRID_SWEEPS
-    return {kind: values for kind, values in every.items() if kind != "ivfpq" or len(store) >= FEWEST_IVFPQ}
+    return {kind: values for kind, values in every.items() if len(store) >= FEWEST.get(kind, 1)}
 
 
 def _built(
