@@ -147,6 +147,34 @@ def test_only_and_part_leave_the_rest(retromae: CommandLine, tmp_path: Path) -> 
     assert "seeds are finished" not in retromae.well("compare", recipe)
 
 
+def test_arms_that_differ_in_fine_tuning_share_their_pre_training(
+    retromae: CommandLine, tmp_path: Path
+) -> None:
+    basic = {"objective": "retromae", "decoder": "basic"}
+    hot = {"name": "hot", **basic, "finetune": {"learning_rate": 3e-3}}
+    arms = [{"name": "basic", **basic}, hot, {"name": "other", **basic, "learning_rate": 2e-3}]
+    recipe = tiny_comparisons.write(tmp_path, seeds=1, objectives=arms)
+    plan = retromae.well("compare", recipe, "--plan")
+    assert "pre-training of 2" in plan and "fine-tuning of 3" in plan
+    assert "pre-trained as" not in retromae.well("compare", recipe, "--only", "other")
+    folders = {name: tmp_path / "out" / "arms" / name / "seed-1" for name in ("basic", "hot", "other")}
+    with claim(folders["basic"]) as mine:  # somebody is at work on it, and comes to the other one later
+        assert mine
+        said = retromae.well("compare", recipe, "--only", "basic", "--only", "hot")
+        assert (
+            "hot, seed 1: another process is at work on basic, seed 1, whose pre-training it shares" in said
+        )
+        assert not folders["hot"].exists()
+    said = retromae.well("compare", recipe)
+    assert "hot, seed 1: pre-trained as basic" in said and said.count("finished before") == 1
+    first, copied, other = (weights(folder / "pretrained") for folder in folders.values())
+    assert identical(first, copied) and not identical(first, other)
+    assert not identical(weights(folders["basic"] / "finetuned"), weights(folders["hot"] / "finetuned"))
+    spent = {name: facts["spent"]["1"]["pretrained"] for name, facts in results(tmp_path)["arms"].items()}
+    assert spent["hot"] == spent["basic"]
+    assert retromae.well("compare", recipe).count("finished before") == 3
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

@@ -47,6 +47,19 @@ def jobs_of(comparison: Comparison) -> list[Job]:
     ]
 
 
+def alike(comparison: Comparison, job: Job) -> list[Job]:
+    """Jobs of other arms that are pre-trained in the same way with the same seed: only their fine-tuning differs."""
+    if not job.arm.pretrains:
+        return []
+    same = comparison.pretraining(job.arm, seed=job.seed)
+    return [
+        other
+        for other in jobs_of(comparison)
+        if other.seed == job.seed and other.arm.pretrains and other.arm != job.arm
+        if comparison.pretraining(other.arm, seed=other.seed) == same
+    ]
+
+
 def part_of(jobs: Sequence[Job], part: str | None, only: Iterable[str]) -> list[Job]:
     """The share of one machine: `2/3` is every third job from the second on; `only` names arms."""
     names = list(only)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from retromae.app import forecasts
-from retromae.app.compare.jobs import Job, jobs_of
+from retromae.app.compare.jobs import Job, alike, jobs_of
 from retromae.app.compare.settings import Comparison, EvalSet, fetched
 from retromae.app.forecasts import Need, Speeds, first_known, stated
 from retromae.core.words import roughly
@@ -20,7 +20,7 @@ def plan_lines(comparison: Comparison, speeds: Speeds) -> Iterator[str]:
     for job in jobs:
         yield f"{job.arm.name:<24} {job.seed:>4}  {_state(job, comparison)}"
     left = [job for job in jobs if _state(job, comparison) != "finished"]
-    pretrained = [job for job in left if job.arm.pretrains]
+    pretrained = _pretrained(comparison, left)
     tuned = [job for job in left if job.arm.trains and comparison.finetune is not None]
     parts = {
         "common start": _common(comparison),
@@ -65,6 +65,19 @@ def _place(name: str) -> str:
     if name.startswith("hub:"):
         return f"{name} (on the hub)"
     return name if Path(name).exists() else f"{name} (not there yet)"
+
+
+def _pretrained(comparison: Comparison, left: Sequence[Job]) -> list[Job]:
+    """Those of the jobs that are pre-trained, and not copied from one that is pre-trained alike."""
+    found: list[Job] = []
+    for job in left:
+        others = alike(comparison, job)
+        copied = any(
+            other in found or "result" in other.ledger.read().get("pretrained", {}) for other in others
+        )
+        if job.arm.pretrains and not copied:
+            found.append(job)
+    return found
 
 
 def _state(job: Job, comparison: Comparison) -> str:

@@ -2,52 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cache
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from retromae.app.compare.ground import Ground, Start, model_fingerprint
-from retromae.app.compare.jobs import FACTS, Job, test_folder
+from retromae.app.compare.ground import Ground
+from retromae.app.compare.jobs import FACTS, Job, alike, test_folder
 from retromae.app.compare.settings import Comparison, EvalSet
-from retromae.app.compare.work import FREE, Opened, Stopwatch, with_length
-from retromae.app.curve_settings import MeasuredSet
+from retromae.app.compare.stages import Stage, Stages
+from retromae.app.compare.work import Opened, Stopwatch, with_length
 from retromae.app.dev import finetune_on_dev
-from retromae.app.encoders import MACHINE
 from retromae.app.evaluate import EvaluateConfig, evaluate
 from retromae.app.ledger import State
 from retromae.app.reports import warnings_of
 from retromae.core import distributed
-from retromae.core.config import fingerprint
 from retromae.core.errors import UserError
-from retromae.core.files import file_sha256, remove_folder, replacing_folder, write_json
+from retromae.core.files import remove_folder, replacing_folder, write_json
 from retromae.core.locks import claim
 from retromae.core.runs import RunFolder
-from retromae.text.pairs import Pairs
-from retromae.training.finetune_settings import FinetuneConfig
 from retromae.training.pretrain import pretrain
 from retromae.training.session import went_through
 from retromae.training.settings import Resolved
 
 Say = Callable[[str], None]
-_FREE_TUNING = {
-    *("cache", "chunk_tokens", "dataloader_num_workers", "logging_steps", "model_name_or_path", "output_dir"),
-    *("pairs", "report_to", "save_steps", "save_total_limit"),
-}
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A part of a job. `folder` is what it leaves."""
-
-    name: str
-    inputs: dict[str, Any]
-    folder: Path
 
 
 class Runner:
@@ -58,6 +39,7 @@ class Runner:
     ) -> None:
         self.comparison, self.ground, self.say, self.console = comparison, ground, say, console
         self.restart = restart
+        self.stages = Stages(comparison, ground)
 
     def run(self, jobs: Sequence[Job]) -> list[Job]:
         """Do what is left of the jobs; gives those that another process is at work on.
@@ -72,67 +54,14 @@ class Runner:
         busy = []
         for job in todo:
             with claim(job.folder) as mine:
-                if mine:
+                awaited = self._awaited(job) if mine else None
+                if mine and awaited is None:
                     self._do(job)
-                else:
-                    busy.append(job)
-                    self.say(f"{job}: another process is at work on it")
+                    continue
+                busy.append(job)
+                whose = f"{awaited}, whose pre-training it shares" if awaited else "it"
+                self.say(f"{job}: another process is at work on {whose}")
         return busy
-
-    # -- stages -------------------------------------------------------------------------------------------------
-
-    def stages(self, job: Job) -> list[Stage]:
-        """In order; each one's inputs hold those of the one that it builds on."""
-        found: list[Stage] = []
-        models = {"pretrained": self._start(job).fingerprint if job.arm.trains else "bm25"}
-        if job.arm.pretrains:
-            found.append(Stage("pretrained", self._pretraining(job), job.folder / "pretrained"))
-            models["pretrained"] = fingerprint(found[-1].inputs)
-        models["finetuned"] = models["pretrained"]
-        if job.arm.trains and self.comparison.finetune is not None:
-            inputs = {"from": models["pretrained"], **self._finetuning_inputs(job)}
-            found.append(Stage("finetuned", inputs, job.folder / "finetuned"))
-            models["finetuned"] = fingerprint(inputs)
-        for test in self.comparison.tests:
-            inputs = {"model": models[test.of], **self._testing(test)}
-            found.append(Stage(f"test {test.name}", inputs, test_folder(job, test)))
-        return found
-
-    def _pretraining(self, job: Job) -> dict[str, Any]:
-        settings = self.comparison.pretraining(job.arm, seed=job.seed).flat()
-        inputs = {name: value for name, value in settings.items() if name not in FREE}
-        if job.arm.objective.endswith(".py"):
-            inputs["objective's file"] = file_sha256(job.arm.objective)
-        origin = {"rows": self.ground.rows.fingerprint, "start": self.ground.starts[job.seed].fingerprint}
-        return {**origin, "budget": str(self.comparison.budget), **inputs}
-
-    def _start(self, job: Job) -> Start:
-        if job.arm.model is not None:
-            return Start(job.arm.model, model_fingerprint(job.arm.model))
-        return self.ground.starts[job.seed]
-
-    def _tuning(self, job: Job, **fixed: Any) -> FinetuneConfig:
-        mined = {"negatives": self.ground.negatives} if self.ground.negatives else {}
-        return self.comparison.finetuning(job.arm, seed=job.seed, **mined, **fixed)
-
-    def _finetuning_inputs(self, job: Job) -> dict[str, Any]:
-        config = self._tuning(job)
-        settings = {name: value for name, value in asdict(config).items() if name not in _FREE_TUNING}
-        if self.comparison.negatives is not None:  # by how they are mined, not by where they lie
-            settings["negatives"] = vars(self.comparison.negatives)
-        return {"pairs": _pairs(config.pairs, config.split, config.cache), **settings}
-
-    def _testing(self, test: EvalSet) -> dict[str, Any]:
-        encoder = {
-            name: value for name, value in asdict(self.comparison.encoder).items() if name not in MACHINE
-        }
-        assert test.split is not None  # completed
-        return {
-            "set": _content(test.beir, test.split),
-            "split": test.split,
-            "metrics": test.metrics,
-            "encoder": encoder,
-        }
 
     def state(self, job: Job, stage: Stage) -> State:
         def look() -> State:
@@ -141,9 +70,21 @@ class Runner:
 
         return distributed.first_decides(look)
 
+    def _awaited(self, job: Job) -> Job | None:
+        """The one that another process is pre-training for this one too; whoever has it comes to this one later."""
+        if self.state(job, self.stages.of(job)[0]) != "to do":
+            return None
+        arms = self.comparison.arms
+        for other in alike(self.comparison, job):
+            if arms.index(other.arm) < arms.index(job.arm):
+                with claim(other.folder) as free:
+                    if not free:
+                        return other
+        return None
+
     def _left(self, job: Job) -> bool:
         """Is anything left to do? What was trained with other settings is refused, unless it may be thrown away."""
-        states = [(stage, self.state(job, stage)) for stage in self.stages(job)]
+        states = [(stage, self.state(job, stage)) for stage in self.stages.of(job)]
         for stage, state in states:
             if state == "changed" and not stage.name.startswith("test ") and not self.restart:
                 changes = distributed.first_decides(lambda: job.ledger.changes(stage.name, stage.inputs))  # noqa: B023
@@ -159,7 +100,7 @@ class Runner:
     # -- doing --------------------------------------------------------------------------------------------------
 
     def _do(self, job: Job) -> None:
-        for stage in self.stages(job):
+        for stage in self.stages.of(job):
             state = self.state(job, stage)
             if state == "finished":
                 continue
@@ -196,6 +137,9 @@ class Runner:
     def _pretrain(self, job: Job, folder: Path) -> dict[str, Any]:
         budget = self.comparison.budget
         settings = self._settings(job)
+        shared = self._copied(job, folder)
+        if shared is not None:
+            return shared
         opened = Opened(settings, self.ground.rows)
         given = {*self.comparison.pretrain, *job.arm.settings}
         settings = with_length(settings, budget, opened.steps(budget), given)
@@ -208,9 +152,24 @@ class Runner:
             "processes": distributed.world_size(),
         }
 
+    def _copied(self, job: Job, folder: Path) -> dict[str, Any] | None:
+        """What another arm's pre-training took, if it is this one's too and finished; `folder` is a copy of it then."""
+
+        def copy() -> dict[str, Any] | None:
+            for other in alike(self.comparison, job) if not folder.exists() else []:
+                stage = self.stages.of(other)[0]
+                if other.ledger.state(stage.name, stage.inputs) == "finished" and stage.folder.is_dir():
+                    self.say(f"{job}: pre-trained as {other.arm.name}, so a copy of that")
+                    with replacing_folder(folder) as temporary:
+                        shutil.copytree(stage.folder, temporary, dirs_exist_ok=True)
+                    return other.ledger.result(stage.name)
+            return None
+
+        return distributed.first_decides(copy)
+
     def _finetune(self, job: Job, folder: Path) -> dict[str, Any]:
-        model = self._model(job, "pretrained")
-        config = self._tuning(job, model_name_or_path=model, output_dir=str(folder))
+        model = self.stages.model(job, "pretrained")
+        config = self.stages.tuning(job, model_name_or_path=model, output_dir=str(folder))
         run, watch = RunFolder(folder), Stopwatch()
         with watch.running(run):
             outcome = went_through(finetune_on_dev(config, resume=run.used, console=self.console))
@@ -221,12 +180,6 @@ class Runner:
             "best": best,
             "processes": distributed.world_size(),
         }
-
-    def _model(self, job: Job, which: str) -> str:
-        """The model that a test or a training takes; an arm without that stage has the one before."""
-        names = ["finetuned", "pretrained"] if which == "finetuned" else ["pretrained"]
-        there = {stage.name: stage.folder / "model" for stage in self.stages(job)}
-        return next((str(there[name]) for name in names if name in there), self._start(job).model)
 
     def _measure(self, job: Job, test: EvalSet) -> dict[str, Any]:
         """Whether the test was in the training text is looked up for one arm: all have read the same."""
@@ -240,7 +193,7 @@ class Runner:
             vectors=str(vectors),
         )
         with distributed.alone():  # the other processes wait
-            model = f"{job.arm.name}={self._model(job, test.of)}" if job.arm.trains else "bm25"
+            model = f"{job.arm.name}={self.stages.model(job, test.of)}" if job.arm.trains else "bm25"
             report = evaluate(model, config, self.comparison.encoder if job.arm.trains else None)
         results = [replace(outcome.results[0], name=job.arm.name) for outcome in report.sets]
         for metric in test.metrics:
@@ -260,16 +213,3 @@ class Runner:
             write_json(temporary / FACTS, facts)
         remove_folder(vectors)
         return facts
-
-
-@cache
-def _pairs(source: str, split: str, cache_folder: str | None) -> str:
-    return Pairs.open(source, split, cache=cache_folder).fingerprint
-
-
-@cache
-def _content(folder: str, split: str) -> str:
-    """What tells whether a set changed, on whichever machine it lies."""
-    files = [Path(folder) / name for name, *_ in MeasuredSet("", folder, "in_domain", split).stamp()]
-    digests = [[file.relative_to(folder).as_posix(), file_sha256(file)] for file in files]
-    return hashlib.sha256(repr(digests).encode()).hexdigest()[:16]
