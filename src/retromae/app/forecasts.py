@@ -173,6 +173,15 @@ def parameters_of(model: str) -> float | None:
     return sum(sizes) / _NUMBER if sizes else None
 
 
+def dimension_of(model: str) -> float | None:
+    """Of the vectors of a model that is here, as its configuration says."""
+    try:
+        config = json.loads((Path(model_folder(model)) / "config.json").read_text(encoding="utf-8"))
+        return float(config["hidden_size"])
+    except (UserError, OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def stated(expected: Mapping[str, Any], *names: str) -> float | None:
     """A number that a recipe states, by the names on the way to it."""
     found: Any = expected

@@ -14,6 +14,7 @@ from app.command_line import CommandLine
 from app.compare import tiny_comparisons
 from retromae.app.compare.reading import read_comparison
 from retromae.app.compare.results import ArmFindings, collect
+from retromae.app.forecasts import large
 from retromae.core.locks import claim
 from retromae.core.runs import RunFolder
 from retromae.core.statistics import bootstrap_interval
@@ -141,10 +142,16 @@ def test_only_and_part_leave_the_rest(retromae: CommandLine, tmp_path: Path) -> 
             "model_name_or_path": str(tmp_path / "out" / "arms" / "mlm" / "seed-1" / "pretrained" / "model")
         },
         "tests": [{"beir": str(tmp_path / "other")}],
+        "budget": "3e7-flops",
     }
     recipe = tiny_comparisons.write(tmp_path / "ready", seeds=1, finetune=None, **ready)
+    plan = retromae.well("compare", recipe, "--plan")
+    assert "not known" not in plan  # the text that so many operations are worth is counted on what is there
     retromae.well("compare", recipe, "--only", "basic")
     assert "seeds are finished" not in retromae.well("compare", recipe)
+    arms = results(tmp_path / "ready")["arms"].values()
+    tokens = sum(arm["spent"]["1"]["pretrained"]["tokens"] for arm in arms)
+    assert f"pre-training of 2        {large(tokens)} tokens trained" in plan
 
 
 def test_arms_that_differ_in_fine_tuning_share_their_pre_training(

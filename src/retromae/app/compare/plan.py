@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from retromae.app import forecasts
 from retromae.app.compare.jobs import Job, alike, jobs_of
 from retromae.app.compare.settings import Comparison, EvalSet, fetched
+from retromae.app.compare.work import Opened
 from retromae.app.forecasts import Need, Speeds, first_known, stated
 from retromae.core.words import roughly
+from retromae.text.rows import Rows
 from retromae.training.settings import PretrainConfig
 
 
@@ -24,7 +27,7 @@ def plan_lines(comparison: Comparison, speeds: Speeds) -> Iterator[str]:
     tuned = [job for job in left if job.arm.trains and comparison.finetune is not None]
     parts = {
         "common start": _common(comparison),
-        f"pre-training of {len(pretrained)}": _pretraining(comparison).times(len(pretrained)),
+        f"pre-training of {len(pretrained)}": _pretraining(comparison, pretrained),
         f"fine-tuning of {len(tuned)}": sum((_finetuning(comparison, job) for job in tuned), Need()),
         f"tests of {len(left)}": _testing(comparison).times(sum(job.arm.trains for job in left)),
     }
@@ -99,10 +102,27 @@ def _common(comparison: Comparison) -> Need:
     return Need(trained=_budgeted(common.budget.kind, common.budget.amount, common.settings, rows))
 
 
-def _pretraining(comparison: Comparison) -> Need:
+def _pretraining(comparison: Comparison, jobs: Sequence[Job]) -> Need:
     budget = comparison.budget
+    if budget.kind == "flops":
+        arms = Counter(job.arm.name for job in jobs)
+        firsts = {job.arm.name: job for job in reversed(jobs)}
+        needs = (_worth(comparison, firsts[name]).times(seeds) for name, seeds in arms.items())
+        return sum(needs, Need())
     tokens = _budgeted(budget.kind, budget.amount, comparison.pretrain, _rows_tokens(comparison))
-    return Need(trained=tokens)
+    return Need(trained=tokens).times(len(jobs))
+
+
+def _worth(comparison: Comparison, job: Job) -> Need:
+    """The text that a budget of operations is worth, counted where rows and start are there."""
+    rows = Path(comparison.rows or comparison.folder / "rows")
+    made = "common/run/model" if comparison.common else f"starts/seed-{job.seed}/model"
+    start = Path(comparison.model if comparison.model and not comparison.common else comparison.folder / made)
+    if not (rows.is_dir() and start.is_dir()):
+        return Need(trained=None)
+    places = {"rows": str(rows), "model_name_or_path": str(start), "output_dir": str(job.folder)}
+    opened = Opened(comparison.pretraining(job.arm, seed=job.seed, **places), Rows.open(rows))
+    return Need(trained=opened.spent(opened.steps(comparison.budget) or 0).tokens)
 
 
 def _rows_tokens(comparison: Comparison) -> float | None:
@@ -113,7 +133,7 @@ def _rows_tokens(comparison: Comparison) -> float | None:
 
 
 def _budgeted(kind: str, amount: float, settings: dict[str, object], rows: float | None) -> float | None:
-    """Tokens of one run, at most; minutes and FLOPs say nothing of tokens. `rows` are those of one pass."""
+    """Tokens of one run, at most; minutes and FLOPs do not say how many. `rows` are those of one pass."""
     if kind == "tokens":
         return amount
     if kind == "epochs":
@@ -183,9 +203,12 @@ def _disk(comparison: Comparison, jobs: int) -> str:
 
 def _dimension(comparison: Comparison) -> float | None:
     """Of the vectors; a model from scratch has the size that its shape says."""
-    shape = (
-        comparison.start.get("hidden_size", PretrainConfig().hidden_size)
-        if comparison.model is None
-        else None
+    model = comparison.model
+    return first_known(
+        lambda: stated(comparison.expected, "dimension"),
+        lambda: (
+            forecasts.dimension_of(model)
+            if model
+            else comparison.start.get("hidden_size", PretrainConfig().hidden_size)
+        ),
     )
-    return first_known(lambda: stated(comparison.expected, "dimension"), lambda: shape)
