@@ -81,6 +81,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("retromae", {"decoder": "basic", "decoder_layers": 3, "decoder_mlm_probability": 0.7}),
     ("retromae", {"decoded_share": 0.4}),
     ("retromae", {"decoder": "basic", "decoded_share": 0.5}),
+    ("samplemae", {}),
     ("dupmae", {}),
     ("dupmae", {"bow_per_token": True, "bow_weight": 2.0}),
     ("condenser", {"encoder_mlm_probability": 0.4}),

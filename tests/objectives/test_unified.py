@@ -34,6 +34,7 @@ RIDERS: list[tuple[str, dict[str, Any]]] = [
     ("retromae", {}),
     ("retromae", {"decoder": "basic", "decoder_layers": 2}),
     ("retromae", {"hide_schedule": 0.8}),
+    ("samplemae", {}),
     ("dupmae", {"bow_weight": 0.7}),
     ("condenser", {}),
     ("seed", {}),

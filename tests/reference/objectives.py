@@ -131,6 +131,9 @@ def retromae(setting: Setting, passages: list[Passage]) -> Tensor:
     return torch.stack(encoder).mean() + torch.stack(decoder).mean()
 
 
+samplemae = retromae  # with fewer places
+
+
 def dupmae(setting: Setting, passages: list[Passage]) -> Tensor:
     backbone, config = setting.objective.backbone, setting.objective.settings
     bags = []

@@ -26,6 +26,7 @@ class Share:
     part: str | None = None  # 1/2: the first half
     only: Sequence[str] = ()  # arms
     restart: bool = False  # throw away what was made with other settings
+    nothing: bool = False  # write the report of what is finished
 
 
 def compare(
@@ -40,10 +41,15 @@ def compare(
         report.check_ending(path)
     jobs = part_of(jobs_of(comparison), share.part, share.only)
     _check_folder(comparison)
+    if share.nothing and not (comparison.folder / MARK).is_file():
+        raise UserError(
+            f"'{comparison.folder}' holds no comparison to report on; run it without --report_only."
+        )
     distributed.start()
     try:
-        made = ground.prepare(comparison, say, console, restart=share.restart)
-        Runner(comparison, made, say, console, restart=share.restart).run(jobs)
+        if not share.nothing:
+            made = ground.prepare(comparison, say, console, restart=share.restart)
+            Runner(comparison, made, say, console, restart=share.restart).run(jobs)
     except Interrupted as interruption:
         say("Stopped; go on with the same command.")
         return interruption.signal

@@ -38,6 +38,10 @@ def command(
             help="write the report there, too: .md (a picture beside it), .tex, .txt, .json, .svg, .png",
         ),
     ] = None,
+    report_only: Annotated[
+        bool,
+        typer.Option("--report_only", help="train and measure nothing; write the report of what is finished"),
+    ] = False,
     only: Annotated[
         list[str] | None, typer.Option("--only", help="work on this arm alone; the report has all")
     ] = None,
@@ -72,7 +76,7 @@ def command(
         for line in plan_lines(comparison, Speeds.read(tokens_per_second, encoded_per_second)):
             _say(line)
         return
-    share = Share(part, only or [], restart)
+    share = Share(part, only or [], restart, nothing=report_only)
     signal = compare(comparison, share, _say, console, report or [])
     if signal:
         raise typer.Exit(128 + signal)
