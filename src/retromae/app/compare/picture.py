@@ -38,7 +38,11 @@ def draw(findings: Findings, paths: Sequence[str | Path]) -> None:
             axes = figure.add_subplot(grid[rows - 1, 3 * place : 3 * place + 3])
             _curves(axes, findings, name, title)
             if place == 0:
-                axes.legend(fontsize=7, frameon=False, ncols=2, labelcolor=PALE)
+                lines, names = axes.get_legend_handles_labels()
+                look = {"fontsize": 8, "frameon": False, "labelcolor": PALE}
+                figure.legend(
+                    lines, names, loc="outside lower center", ncols=min(8, max(1, len(names))), **look
+                )
         save(figure, targets)
         pyplot.close(figure)
 
@@ -71,13 +75,15 @@ def _means(axes: Any, figures: Figures, arms: Sequence[str], *, named: bool) -> 
 
 
 def _curves(axes: Any, findings: Findings, name: str, title: str) -> None:
-    """One line for each seed; the first carries the name."""
+    """One line for each seed, the first carries the name; pre-trainings that arms share are drawn once."""
+    drawn: list[list[tuple[int, float]]] = []
     for place, arm in enumerate(findings.arms):
         colour, style = _look(place)
         label: str | None = arm.name
         for curve in arm.curves.values():
             points = [(step, metrics[name]) for step, metrics in curve if name in metrics]
-            if points:
+            if points and points not in drawn:
+                drawn.append(points)
                 axes.plot(*zip(*points), style, color=colour, linewidth=1.3, alpha=0.85, label=label)
                 label = None
     if name == CLS_USE:  # noise around nothing should look like nothing
