@@ -129,6 +129,8 @@ def test_only_and_part_leave_the_rest(retromae: CommandLine, tmp_path: Path) -> 
     assert done.code == 2 and "holds no comparison to report on" in done.err
     said = retromae.well("compare", recipe, "--part", "1/2")
     assert "basic: 0 of 1 seeds are finished" in said and "basic, seed 1" not in said
+    refused = retromae("compare", recipe, "--report_only", "--restart")
+    assert refused.code == 2 and "--restart means nothing beside it" in refused.err
     said = retromae.well("compare", recipe, "--report_only", "--report", tmp_path / "so-far.json")
     assert "basic: 0 of 1 seeds are finished" in said and not (tmp_path / "out" / "arms" / "basic").exists()
     assert set(json.loads((tmp_path / "so-far.json").read_text())["figures"]["other nDCG@10"]["means"]) == {

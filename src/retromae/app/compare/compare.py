@@ -26,7 +26,7 @@ class Share:
     part: str | None = None  # 1/2: the first half
     only: Sequence[str] = ()  # arms
     restart: bool = False  # throw away what was made with other settings
-    nothing: bool = False  # write the report of what is finished
+    report_only: bool = False  # train and measure nothing
 
 
 def compare(
@@ -41,13 +41,11 @@ def compare(
         report.check_ending(path)
     jobs = part_of(jobs_of(comparison), share.part, share.only)
     _check_folder(comparison)
-    if share.nothing and not (comparison.folder / MARK).is_file():
-        raise UserError(
-            f"'{comparison.folder}' holds no comparison to report on; run it without --report_only."
-        )
+    if share.report_only:
+        _check_report(comparison, share)
     distributed.start()
     try:
-        if not share.nothing:
+        if not share.report_only:
             made = ground.prepare(comparison, say, console, restart=share.restart)
             Runner(comparison, made, say, console, restart=share.restart).run(jobs)
     except Interrupted as interruption:
@@ -65,6 +63,18 @@ def compare(
 
     distributed.first_decides(write)
     return 0
+
+
+def _check_report(comparison: Comparison, share: Share) -> None:
+    work = {"--only": share.only, "--part": share.part, "--restart": share.restart}
+    for flag in (flag for flag, given in work.items() if given):
+        raise UserError(
+            f"--report_only does no work, so {flag} means nothing beside it; leave one of them out."
+        )
+    if not (comparison.folder / MARK).is_file():
+        raise UserError(
+            f"'{comparison.folder}' holds no comparison to report on; run it without --report_only."
+        )
 
 
 def _check_folder(comparison: Comparison) -> None:

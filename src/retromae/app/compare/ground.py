@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from retromae.app.compare.arms import SHAPE
-from retromae.app.compare.settings import Common, Comparison, fetched
+from retromae.app.compare.settings import Common, Comparison, common_run, fetched, fresh_start
 from retromae.app.compare.work import FREE, budgeted
 from retromae.app.ledger import Ledger
 from retromae.core import distributed
@@ -132,7 +132,7 @@ class _Making:
 
     def _pretrained(self, common: Common, rows: Rows) -> Start:
         """The run that all arms go on from."""
-        comparison, folder = self.comparison, self.folder / "common" / "run"
+        comparison, folder = self.comparison, common_run(self.folder)
         origin = (
             {"model": model_fingerprint(comparison.model)}
             if comparison.model is not None
@@ -179,7 +179,7 @@ class _Making:
                 name=f"seed-{seed}",
             )
 
-        folder = self.folder / "starts" / f"seed-{seed}" / "model"
+        folder = fresh_start(self.folder, seed)
         self._once(f"start {seed}", inputs, folder, make)
         return Start(str(folder), fingerprint(inputs))
 

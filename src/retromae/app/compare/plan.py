@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from retromae.app import forecasts
 from retromae.app.compare.jobs import Job, alike, jobs_of
-from retromae.app.compare.settings import Comparison, EvalSet, fetched
+from retromae.app.compare.settings import Comparison, EvalSet, common_run, fetched, fresh_start
 from retromae.app.compare.work import Opened
 from retromae.app.forecasts import Need, Speeds, first_known, stated
 from retromae.core.words import roughly
@@ -96,7 +95,7 @@ def _state(job: Job, comparison: Comparison) -> str:
 
 def _common(comparison: Comparison) -> Need:
     common = comparison.common
-    if common is None or (comparison.folder / "common" / "run" / "model").is_dir():
+    if common is None or (common_run(comparison.folder) / "model").is_dir():
         return Need()
     rows = stated(comparison.expected, "common", "tokens") or _rows_tokens(comparison)
     return Need(trained=_budgeted(common.budget.kind, common.budget.amount, common.settings, rows))
@@ -105,10 +104,7 @@ def _common(comparison: Comparison) -> Need:
 def _pretraining(comparison: Comparison, jobs: Sequence[Job]) -> Need:
     budget = comparison.budget
     if budget.kind == "flops":
-        arms = Counter(job.arm.name for job in jobs)
-        firsts = {job.arm.name: job for job in reversed(jobs)}
-        needs = (_worth(comparison, firsts[name]).times(seeds) for name, seeds in arms.items())
-        return sum(needs, Need())
+        return sum((_worth(comparison, job) for job in jobs), Need())
     tokens = _budgeted(budget.kind, budget.amount, comparison.pretrain, _rows_tokens(comparison))
     return Need(trained=tokens).times(len(jobs))
 
@@ -116,8 +112,10 @@ def _pretraining(comparison: Comparison, jobs: Sequence[Job]) -> Need:
 def _worth(comparison: Comparison, job: Job) -> Need:
     """The text that a budget of operations is worth, counted where rows and start are there."""
     rows = Path(comparison.rows or comparison.folder / "rows")
-    made = "common/run/model" if comparison.common else f"starts/seed-{job.seed}/model"
-    start = Path(comparison.model if comparison.model and not comparison.common else comparison.folder / made)
+    if comparison.common is not None:
+        start = common_run(comparison.folder) / "model"
+    else:
+        start = Path(comparison.model or fresh_start(comparison.folder, job.seed))
     if not (rows.is_dir() and start.is_dir()):
         return Need(trained=None)
     places = {"rows": str(rows), "model_name_or_path": str(start), "output_dir": str(job.folder)}
@@ -183,7 +181,7 @@ def _disk(comparison: Comparison, jobs: int) -> str:
     """Rows, the models of every arm, one run's checkpoints, the vectors of one set."""
     expected = comparison.expected
     model = comparison.model
-    starts = comparison.folder / "starts" / f"seed-{comparison.seeds[0]}" / "model"
+    starts = fresh_start(comparison.folder, comparison.seeds[0])
     parameters = first_known(
         lambda: stated(expected, "parameters"),
         lambda: forecasts.parameters_of(model) if model else forecasts.parameters_of(str(starts)),

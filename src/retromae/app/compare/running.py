@@ -156,7 +156,9 @@ class Runner:
         """What another arm's pre-training took, if it is this one's too and finished; `folder` is a copy of it then."""
 
         def copy() -> dict[str, Any] | None:
-            for other in alike(self.comparison, job) if not folder.exists() else []:
+            if folder.exists():  # its own, begun before
+                return None
+            for other in alike(self.comparison, job):
                 stage = self.stages.of(other)[0]
                 if other.ledger.state(stage.name, stage.inputs) == "finished" and stage.folder.is_dir():
                     self.say(f"{job}: pre-trained as {other.arm.name}, so a copy of that")

@@ -113,6 +113,16 @@ class Comparison:
         return config
 
 
+def common_run(folder: Path) -> Path:
+    """Where the pre-training lies that all arms go on from."""
+    return folder / "common" / "run"
+
+
+def fresh_start(folder: Path, seed: int) -> Path:
+    """Where a seed's model from scratch lies."""
+    return folder / "starts" / f"seed-{seed}" / "model"
+
+
 def fetched(folder: Path, name: str) -> Path:
     """Where a data set of `data` lies."""
     return folder / "data" / name

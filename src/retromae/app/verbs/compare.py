@@ -76,7 +76,7 @@ def command(
         for line in plan_lines(comparison, Speeds.read(tokens_per_second, encoded_per_second)):
             _say(line)
         return
-    share = Share(part, only or [], restart, nothing=report_only)
+    share = Share(part, only or [], restart, report_only)
     signal = compare(comparison, share, _say, console, report or [])
     if signal:
         raise typer.Exit(128 + signal)
