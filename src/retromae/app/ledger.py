@@ -51,9 +51,7 @@ class Ledger:
 
     def changes(self, stage: str, inputs: Mapping[str, Any]) -> str:
         """What is different now, in words."""
-        before, now = self.read()[stage]["inputs"], _plain(inputs)
-        names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-        return "; ".join(f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in names)
+        return changes(self.read()[stage]["inputs"], inputs)
 
     def forget(self, stages: Iterable[str]) -> None:
         gone = set(stages)
@@ -67,6 +65,13 @@ class Ledger:
 
     def finish(self, stage: str, inputs: Mapping[str, Any], result: Mapping[str, Any]) -> None:
         write_json(self.path, {**self.read(), stage: {"inputs": _plain(inputs), "result": _plain(result)}})
+
+
+def changes(before: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
+    """What is different, in words; nothing if nothing is. `before` are inputs as a ledger gives them back."""
+    now = _plain(inputs)
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return "; ".join(f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in names)
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

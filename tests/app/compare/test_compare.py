@@ -202,6 +202,11 @@ def test_arms_that_differ_in_fine_tuning_share_their_pre_training(
         (("--only", "dupmae"), "there is no arm 'dupmae'"),
         (("--reference", "dupmae"), "not among the arms"),
         (("--plan", "--tokens_per_second", "fast"), "benchmarks/pretrain.py"),
+        (("--plan", "--report", "r.md"), "--report means nothing beside --plan"),
+        (("--plan", "--restart"), "--restart means nothing beside --plan"),
+        (("--plan", "--only", "dupmae"), "there is no arm 'dupmae'"),
+        (("--tokens_per_second", "5"), "--tokens_per_second is of --plan"),
+        (("--objectives", "mlm", "--set", "reference=basic"), "not among the arms"),
         (("--set", "finetune.pairs=nowhere"), "nowhere"),
     ],
 )

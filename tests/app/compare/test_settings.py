@@ -68,6 +68,8 @@ WRONG = [
     ({"objectives": [{"objective": "mlm", "max_seq_length": 9}]}, "move it to 'pretrain'"),
     ({"objectives": [{"objective": "none", "learning_rate": 1}]}, "nothing is pre-trained"),
     ({"objectives": [{"objective": "mlm", "finetune": {"seed": 3}}]}, "said as seeds"),
+    ({"objectives": [{"objective": "mlm", "finetune": {"pairs": "x"}}]}, "move it to 'finetune'"),
+    ({"objectives": [{"objective": "mlm", "finetune": {"max_steps": 9}}]}, "move it to 'finetune'"),
     ({"budget": "many"}, "20M-tokens"),
     ({"budget": None}, "say budget"),
     ({"pretrain": {"decoder": "basic"}, "objectives": ["mlm"]}, "belongs to"),

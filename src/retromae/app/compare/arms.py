@@ -35,6 +35,12 @@ _OF_AN_ARM = {
     *("warmup_ratio", "lr_scheduler_type", "dropout", "keep_best"),
 }
 _FINETUNE_FIXED = {"model_name_or_path": "start", "output_dir": "output_dir", "seed": "seeds"}
+_FINETUNE_SHARED = {  # data, length and batches; an arm may have its own form of vectors, losses and rates
+    *("pairs", "split", "cache", "query_max_len", "passage_max_len", "negatives", "train_group_size"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "share_negatives"),
+    *("num_train_epochs", "max_steps", "minutes"),
+    *("eval_split", "eval_steps", "eval_queries", "eval_passages", "eval_metric", "early_stopping_patience"),
+}
 
 
 @dataclass(frozen=True)
@@ -57,9 +63,10 @@ class Arm:
     def trains(self) -> bool:
         return self.objective != BM25
 
-    def described(self) -> str:
-        """What differs from the objective's defaults, in words."""
-        parts = [f"{name} {value}" for name, value in (*self.settings.items(), *self.finetune.items())]
+    def described(self, shared: Mapping[str, Any] | None = None) -> str:
+        """What differs from the objective's defaults, in words; `shared`: what all with its objective have."""
+        settings = {**(shared or {}), **self.settings}
+        parts = [f"{name} {value}" for name, value in (*settings.items(), *self.finetune.items())]
         return ", ".join([*([f"starts from {self.model}"] if self.model else []), *parts])
 
 
@@ -140,6 +147,9 @@ def _check(arm: Arm, where: str) -> None:
                 else unknown_key(key, own | _OF_AN_ARM, where)
             )
     check_finetune(arm.finetune, where)
+    for key in arm.finetune:
+        if key in _FINETUNE_SHARED:
+            raise UserError(f"{where}: '{key}' is the same for all arms; move it to 'finetune'.")
 
 
 def check_pretrain(values: Mapping[str, Any], arms: Sequence[Arm], where: str) -> None:

@@ -44,6 +44,7 @@ def compare(
     if share.report_only:
         _check_report(comparison, share)
     distributed.start()
+    made = None
     try:
         if not share.report_only:
             made = ground.prepare(comparison, say, console, restart=share.restart)
@@ -53,7 +54,7 @@ def compare(
         return interruption.signal
 
     def write() -> None:
-        findings = collect(comparison)
+        findings = collect(comparison, made)
         report.write_all(findings)
         for path in reports:
             report.write(findings, path)

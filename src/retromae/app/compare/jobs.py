@@ -18,8 +18,6 @@ from retromae.app.compare.settings import Comparison, EvalSet
 from retromae.app.ledger import Ledger
 from retromae.core.errors import UserError
 
-FACTS = "set.json"  # beside the values of a test
-
 
 @dataclass(frozen=True)
 class Job:

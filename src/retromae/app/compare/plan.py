@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from retromae.app import forecasts
-from retromae.app.compare.jobs import Job, alike, jobs_of
+from retromae.app.compare.finished import Finished, Inspection
+from retromae.app.compare.jobs import Job, alike
 from retromae.app.compare.settings import Comparison, EvalSet, common_run, fetched, fresh_start
 from retromae.app.compare.work import Opened
 from retromae.app.forecasts import Need, Speeds, first_known, stated
@@ -15,14 +16,16 @@ from retromae.text.rows import Rows
 from retromae.training.settings import PretrainConfig
 
 
-def plan_lines(comparison: Comparison, speeds: Speeds) -> Iterator[str]:
+def plan_lines(comparison: Comparison, jobs: Sequence[Job], speeds: Speeds) -> Iterator[str]:
+    """Of these jobs."""
     yield from _data(comparison)
     yield f"{'arm':<24} {'seed':>4}  state"
-    jobs = jobs_of(comparison)
+    inspection, left = Inspection(comparison), list[Job]()
     for job in jobs:
-        yield f"{job.arm.name:<24} {job.seed:>4}  {_state(job, comparison)}"
-    left = [job for job in jobs if _state(job, comparison) != "finished"]
-    pretrained = _pretrained(comparison, left)
+        state = _state(job, comparison, inspection.of(job))
+        yield f"{job.arm.name:<24} {job.seed:>4}  {state}"
+        left += [job] if state != "finished" else []
+    pretrained = _pretrained(comparison, left, inspection)
     tuned = [job for job in left if job.arm.trains and comparison.finetune is not None]
     parts = {
         "common start": _common(comparison),
@@ -69,25 +72,23 @@ def _place(name: str) -> str:
     return name if Path(name).exists() else f"{name} (not there yet)"
 
 
-def _pretrained(comparison: Comparison, left: Sequence[Job]) -> list[Job]:
+def _pretrained(comparison: Comparison, left: Sequence[Job], inspection: Inspection) -> list[Job]:
     """Those of the jobs that are pre-trained, and not copied from one that is pre-trained alike."""
     found: list[Job] = []
     for job in left:
         others = alike(comparison, job)
-        copied = any(
-            other in found or "result" in other.ledger.read().get("pretrained", {}) for other in others
-        )
+        copied = any(other in found or "pretrained" in inspection.of(other).results for other in others)
         if job.arm.pretrains and not copied:
             found.append(job)
     return found
 
 
-def _state(job: Job, comparison: Comparison) -> str:
-    entries = job.ledger.read()
-    wanted = [f"test {test.name}" for test in comparison.tests]
-    if all("result" in entries.get(name, {}) for name in wanted):
+def _state(job: Job, comparison: Comparison, finished: Finished) -> str:
+    if finished.strange:
+        return f"made otherwise: {finished.strange}"
+    if finished.all(comparison):
         return "finished"
-    return "begun" if entries else "to do"
+    return "begun" if job.ledger.read() else "to do"
 
 
 # -- needs ------------------------------------------------------------------------------------------------------

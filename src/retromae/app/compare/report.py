@@ -10,6 +10,7 @@ from typing import Any
 
 from retromae.app.compare.picture import draw
 from retromae.app.compare.results import CLS_USE, PROBE, ArmFindings, Figures, Findings
+from retromae.app.compare.settings import Comparison
 from retromae.app.pictures import ENDINGS
 from retromae.core.errors import UserError
 from retromae.core.files import write_text
@@ -138,7 +139,7 @@ def published_table(findings: Findings) -> Rows:
 
 def arms_table(findings: Findings) -> Rows:
     """What each arm is."""
-    rows = [["Arm", "objective", "own settings"]]
+    rows = [["Arm", "objective", "other than its defaults"]]
     return [*rows, *([arm.name, arm.objective, arm.described or _ABSENT] for arm in findings.arms)]
 
 
@@ -213,10 +214,7 @@ def as_json(findings: Findings) -> dict[str, Any]:
         "budget": str(comparison.budget),
         "seeds": comparison.seeds,
         "reference": comparison.reference,
-        "settings": {
-            name: getattr(comparison, name)
-            for name in ("data", "rows", "start", "pretrain", "finetune", "published")
-        },
+        "settings": _settings_json(comparison),
         "tests": findings.facts,
         "arms": {arm.name: _arm_json(arm) for arm in findings.arms},
         "figures": {figures.column.label: _figures_json(figures) for figures in findings.figures},
@@ -224,10 +222,31 @@ def as_json(findings: Findings) -> dict[str, Any]:
     }
 
 
+def _settings_json(comparison: Comparison) -> dict[str, Any]:
+    """What the arms have in common; arms whose settings are their own have them beside their figures."""
+    plain = ("data", "rows", "start", "pretrain", "finetune", "published")
+    common, prepared, mined = comparison.common, comparison.prepare, comparison.negatives
+    return {
+        **{name: getattr(comparison, name) for name in plain},
+        "prepare": None if prepared is None else prepared.deciding(),
+        "common": None
+        if common is None
+        else {
+            "budget": str(common.budget),
+            "rows": common.rows,
+            "prepare": None if common.prepare is None else common.prepare.deciding(),
+            **common.settings,
+        },
+        "negatives": None if mined is None else vars(mined),
+        "encoder": vars(comparison.encoder),
+        "tests": [vars(test) for test in comparison.tests],
+    }
+
+
 def _arm_json(arm: ArmFindings) -> dict[str, Any]:
     return {
         "objective": arm.objective,
-        "own settings": arm.described,
+        "other than its defaults": arm.described,
         "spent": arm.stages,
         "curves": {
             seed: [{"step": step, **metrics} for step, metrics in curve] for seed, curve in arm.curves.items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,9 @@ from statistics import mean, stdev
 from typing import Any
 
 from retromae.app.compare.arms import BM25
-from retromae.app.compare.jobs import FACTS, Job, jobs_of, test_folder
+from retromae.app.compare.finished import Finished, Inspection
+from retromae.app.compare.ground import Ground
+from retromae.app.compare.jobs import Job, jobs_of, test_folder
 from retromae.app.compare.settings import Comparison, EvalSet
 from retromae.core.runs import RunFolder
 from retromae.evaluation.macro import macro_compare, macro_mean
@@ -122,36 +123,39 @@ def over_seeds(runs: Sequence[Parts]) -> Parts:
     ]
 
 
-def collect(comparison: Comparison) -> Findings:
-    """Read what is finished; what is not is said in a remark."""
-    jobs = jobs_of(comparison)
-    arms, facts, leaks = [], dict[str, dict[str, Any]](), list[str]()
+def collect(comparison: Comparison, ground: Ground | None = None) -> Findings:
+    """Read what is finished; what is not, or was made in another way, is said in a remark."""
+    inspection = Inspection(comparison, ground)
+    arms, facts, strange = [], dict[str, dict[str, Any]](), list[str]()
+    jobs = [(job, inspection.of(job)) for job in jobs_of(comparison)]
     for arm in comparison.arms:
-        own = [job for job in jobs if job.arm is arm]
+        own = {job.seed: (job, finished) for job, finished in jobs if job.arm is arm}
         results: dict[str, dict[int, Parts]] = {}
-        for job in own:
+        for seed, (job, finished) in own.items():
+            if finished.strange:
+                strange.append(f"{job}: left out, for {finished.strange}; make it again with --restart.")
             for test in comparison.tests:
-                parts, told = _read(job, test)
-                if parts:
-                    results.setdefault(test.name, {})[job.seed] = parts
+                told = finished.results.get(f"test {test.name}")
+                parts = _read(job, test) if told else []
+                if told and parts:
+                    results.setdefault(test.name, {})[seed] = parts
                     facts.setdefault(
                         test.name, {name: told[name] for name in ("split", "documents", "queries")}
                     )
-                    leaks += told.get("warnings", [])
         arms.append(
             ArmFindings(
                 arm.name,
                 arm.objective,
-                arm.described(),
+                comparison.described(arm),
                 results,
-                {job.seed: _stages(job) for job in own},
-                {job.seed: measurements(RunFolder(job.folder / "pretrained")) for job in own},
+                {seed: _trainings(finished) for seed, (_, finished) in own.items()},
+                {seed: _curve(job, finished) for seed, (job, finished) in own.items()},
             )
         )
     columns = columns_of(comparison.tests)
     figures = [_figures(column, arms, comparison.reference) for column in columns]
-    leaked = [f"{leak} (Looked up for one arm; all have read the same.)" for leak in dict.fromkeys(leaks)]
-    remarks = [*_remarks(comparison, arms, columns), *leaked]
+    leaked = [f"{leak} (Looked up for one arm; all have read the same.)" for leak in inspection.leaks()]
+    remarks = [*_remarks(comparison, arms, columns), *strange, *leaked]
     return Findings(comparison, arms, [found for found in figures if found.means], facts, remarks)
 
 
@@ -180,26 +184,23 @@ def _figures(column: Column, arms: Sequence[ArmFindings], reference: str | None)
     return Figures(column, means, seeds, against, {pair.system: pair for pair in pairs})
 
 
-def _read(job: Job, test: EvalSet) -> tuple[Parts, dict[str, Any]]:
-    folder = test_folder(job, test)
-    if "result" not in job.ledger.read().get(f"test {test.name}", {}) or not (folder / FACTS).is_file():
-        return [], {}
-    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    return [Result.load(file) for file in sorted(folder.glob("[0-9]*.json"), key=_number)], facts
+def _read(job: Job, test: EvalSet) -> Parts:
+    return [Result.load(file) for file in sorted(test_folder(job, test).glob("[0-9]*.json"), key=_number)]
 
 
 def _number(file: Path) -> int:
     return int(file.stem)
 
 
-def _stages(job: Job) -> dict[str, dict[str, Any]]:
-    """Of the trainings that are finished."""
-    entries = job.ledger.read()
-    return {
-        name: dict(entries[name]["result"])
-        for name in ("pretrained", "finetuned")
-        if "result" in entries.get(name, {})
-    }
+def _trainings(finished: Finished) -> dict[str, dict[str, Any]]:
+    return {name: finished.results[name] for name in ("pretrained", "finetuned") if name in finished.results}
+
+
+def _curve(job: Job, finished: Finished) -> list[tuple[int, dict[str, float]]]:
+    """Of a pre-training that may still go on."""
+    if finished.strange and "pretrained" not in finished.results:
+        return []
+    return measurements(RunFolder(job.folder / "pretrained"))
 
 
 def _remarks(comparison: Comparison, arms: Sequence[ArmFindings], columns: Sequence[Column]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from retromae.app.compare.ground import Ground
-from retromae.app.compare.jobs import FACTS, Job, alike, test_folder
+from retromae.app.compare.jobs import Job, alike, test_folder
 from retromae.app.compare.settings import Comparison, EvalSet
 from retromae.app.compare.stages import Stage, Stages
 from retromae.app.compare.work import Opened, Stopwatch, with_length
@@ -21,7 +21,7 @@ from retromae.app.ledger import State
 from retromae.app.reports import warnings_of
 from retromae.core import distributed
 from retromae.core.errors import UserError
-from retromae.core.files import remove_folder, replacing_folder, write_json
+from retromae.core.files import remove_folder, replacing_folder
 from retromae.core.locks import claim
 from retromae.core.runs import RunFolder
 from retromae.training.pretrain import pretrain
@@ -212,6 +212,5 @@ class Runner:
         with replacing_folder(test_folder(job, test)) as temporary:
             for number, result in enumerate(results):
                 result.save(temporary / f"{number}.json")
-            write_json(temporary / FACTS, facts)
         remove_folder(vectors)
         return facts

@@ -106,6 +106,11 @@ class Comparison:
         }
         return resolve_settings({**values, **fixed}, f"{self.where}, arm {arm.name}")
 
+    def described(self, arm: Arm) -> str:
+        """How an arm differs from its objective's defaults: by its own settings and what `pretrain` has for it."""
+        own = objective_options(arm.objective) - {option.name for option in options(PretrainConfig)}
+        return arm.described({name: value for name, value in self.pretrain.items() if name in own})
+
     def finetuning(self, arm: Arm, **fixed: Any) -> FinetuneConfig:
         values = {**(self.finetune or {}), **arm.finetune, **fixed}
         config = from_dict(FinetuneConfig, values, f"{self.where}, arm {arm.name}")

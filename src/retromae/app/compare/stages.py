@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from retromae.app.compare.arms import BM25
 from retromae.app.compare.ground import Ground, Start, model_fingerprint
 from retromae.app.compare.jobs import Job, test_folder
 from retromae.app.compare.settings import Comparison, EvalSet
@@ -26,12 +27,41 @@ _FREE_TUNING = {
 
 
 @dataclass(frozen=True)
+class Outline:
+    """A stage as far as the comparison itself says it, before anything is there that it stands on."""
+
+    name: str
+    after: str | None  # the stage whose model it goes on from; None: the start
+    settings: dict[str, Any]
+
+    @property
+    def origin(self) -> str:
+        """What its inputs call the model that it goes on from."""
+        return {"pretrained": "start", "finetuned": "from"}.get(self.name, "model")
+
+
+@dataclass(frozen=True)
 class Stage:
     """A part of a job. `folder` is what it leaves."""
 
     name: str
     inputs: dict[str, Any]
     folder: Path
+
+
+def outlines(comparison: Comparison, job: Job) -> list[Outline]:
+    """In order."""
+    arm, found = job.arm, list[Outline]()
+    last = {"pretrained": "pretrained" if arm.pretrains else None}
+    if arm.pretrains:
+        found.append(Outline("pretrained", None, _pretraining(comparison, job)))
+    last["finetuned"] = last["pretrained"]
+    if arm.trains and comparison.finetune is not None:
+        found.append(Outline("finetuned", last["pretrained"], _finetuning(comparison, job)))
+        last["finetuned"] = "finetuned"
+    return found + [
+        Outline(f"test {test.name}", last[test.of], _testing(comparison, test)) for test in comparison.tests
+    ]
 
 
 class Stages:
@@ -42,19 +72,23 @@ class Stages:
 
     def of(self, job: Job) -> list[Stage]:
         """In order; each one's inputs hold those of the one that it builds on."""
-        found: list[Stage] = []
-        models = {"pretrained": self.start(job).fingerprint if job.arm.trains else "bm25"}
-        if job.arm.pretrains:
-            found.append(Stage("pretrained", self._pretraining(job), job.folder / "pretrained"))
-            models["pretrained"] = fingerprint(found[-1].inputs)
-        models["finetuned"] = models["pretrained"]
-        if job.arm.trains and self.comparison.finetune is not None:
-            inputs = {"from": models["pretrained"], **self._finetuning(job)}
-            found.append(Stage("finetuned", inputs, job.folder / "finetuned"))
-            models["finetuned"] = fingerprint(inputs)
-        for test in self.comparison.tests:
-            inputs = {"model": models[test.of], **self._testing(test)}
-            found.append(Stage(f"test {test.name}", inputs, test_folder(job, test)))
+        models: dict[str | None, str] = {None: self.start(job).fingerprint if job.arm.trains else BM25}
+        tests = {f"test {test.name}": test for test in self.comparison.tests}
+        found = []
+        for outline in outlines(self.comparison, job):
+            if outline.name == "pretrained":
+                data, folder = {"rows": self.ground.rows.fingerprint}, job.folder / outline.name
+            elif outline.name == "finetuned":
+                config = self.tuning(job)
+                data = {"pairs": _pairs(config.pairs, config.split, config.cache)}
+                folder = job.folder / outline.name
+            else:
+                test = tests[outline.name]
+                assert test.split is not None  # completed
+                data, folder = {"set": _content(test.beir, test.split)}, test_folder(job, test)
+            inputs = {**data, outline.origin: models[outline.after], **outline.settings}
+            models[outline.name] = fingerprint(inputs)
+            found.append(Stage(outline.name, inputs, folder))
         return found
 
     def start(self, job: Job) -> Start:
@@ -63,8 +97,7 @@ class Stages:
         return self.ground.starts[job.seed]
 
     def tuning(self, job: Job, **fixed: Any) -> FinetuneConfig:
-        mined = {"negatives": self.ground.negatives} if self.ground.negatives else {}
-        return self.comparison.finetuning(job.arm, seed=job.seed, **mined, **fixed)
+        return _tuning(self.comparison, job, self.ground.negatives, **fixed)
 
     def model(self, job: Job, which: str) -> str:
         """The model that a test or a training takes; an arm without that stage has the one before."""
@@ -72,32 +105,32 @@ class Stages:
         there = {stage.name: stage.folder / "model" for stage in self.of(job)}
         return next((str(there[name]) for name in names if name in there), self.start(job).model)
 
-    def _pretraining(self, job: Job) -> dict[str, Any]:
-        settings = self.comparison.pretraining(job.arm, seed=job.seed).flat()
-        inputs = {name: value for name, value in settings.items() if name not in FREE}
-        if job.arm.objective.endswith(".py"):
-            inputs["objective's file"] = file_sha256(job.arm.objective)
-        origin = {"rows": self.ground.rows.fingerprint, "start": self.ground.starts[job.seed].fingerprint}
-        return {**origin, "budget": str(self.comparison.budget), **inputs}
 
-    def _finetuning(self, job: Job) -> dict[str, Any]:
-        config = self.tuning(job)
-        settings = {name: value for name, value in asdict(config).items() if name not in _FREE_TUNING}
-        if self.comparison.negatives is not None:  # by how they are mined, not by where they lie
-            settings["negatives"] = vars(self.comparison.negatives)
-        return {"pairs": _pairs(config.pairs, config.split, config.cache), **settings}
+def _tuning(comparison: Comparison, job: Job, negatives: str | None, **fixed: Any) -> FinetuneConfig:
+    mined = {"negatives": negatives} if negatives else {}
+    return comparison.finetuning(job.arm, seed=job.seed, **mined, **fixed)
 
-    def _testing(self, test: EvalSet) -> dict[str, Any]:
-        encoder = {
-            name: value for name, value in asdict(self.comparison.encoder).items() if name not in MACHINE
-        }
-        assert test.split is not None  # completed
-        return {
-            "set": _content(test.beir, test.split),
-            "split": test.split,
-            "metrics": test.metrics,
-            "encoder": encoder,
-        }
+
+def _pretraining(comparison: Comparison, job: Job) -> dict[str, Any]:
+    settings = comparison.pretraining(job.arm, seed=job.seed).flat()
+    inputs = {name: value for name, value in settings.items() if name not in FREE}
+    if job.arm.objective.endswith(".py"):
+        inputs["objective's file"] = file_sha256(job.arm.objective)
+    return {"budget": str(comparison.budget), **inputs}
+
+
+def _finetuning(comparison: Comparison, job: Job) -> dict[str, Any]:
+    mined = comparison.negatives
+    config = _tuning(comparison, job, "mined" if mined else None)
+    settings = {name: value for name, value in asdict(config).items() if name not in _FREE_TUNING}
+    # By how they are mined, not by where they lie.
+    return {**settings, **({"negatives": vars(mined)} if mined else {})}
+
+
+def _testing(comparison: Comparison, test: EvalSet) -> dict[str, Any]:
+    settings = asdict(comparison.encoder).items()
+    encoder = {name: value for name, value in settings if name not in MACHINE}
+    return {"split": test.split, "metrics": test.metrics, "encoder": encoder}
 
 
 @cache

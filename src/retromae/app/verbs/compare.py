@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +11,7 @@ from retromae.app.flags import console, find_recipe
 from retromae.app.forecasts import EncodedPerSecond, Speeds, TokensPerSecond
 from retromae.core.config import read_recipe
 from retromae.core.distributed import writes
+from retromae.core.errors import UserError
 
 
 def command(
@@ -60,26 +62,37 @@ def command(
 ) -> None:
     """Compare pre-training objectives under one budget. The same command again goes on; several share the work."""
     from retromae.app.compare.compare import Share, compare
+    from retromae.app.compare.jobs import jobs_of, part_of
     from retromae.app.compare.plan import plan_lines
     from retromae.app.compare.reading import put, read_comparison
 
+    speeds = {"--tokens_per_second": tokens_per_second, "--encoded_per_second": encoded_per_second}
+    _refuse(not plan, speeds, "is of --plan; give that too, or leave it out")
+    work = {"--report": report, "--report_only": report_only, "--restart": restart}
+    _refuse(plan, work, "means nothing beside --plan, which does and writes nothing; leave one of them out")
     values = read_recipe(find_recipe(recipe))
+    chosen = [name.strip() for name in objectives.split(",") if name.strip()] if objectives else None
+    if chosen and values.get("reference") not in chosen:
+        values.pop("reference", None)  # the recipe's takes no part
     for item in set or []:
         put(values, item, recipe)
     given = {"seeds": seeds, "budget": budget, "output_dir": output_dir, "reference": reference}
     values |= {name: value for name, value in given.items() if value is not None}
-    chosen = [name.strip() for name in objectives.split(",") if name.strip()] if objectives else None
-    if chosen and reference is None and values.get("reference") not in chosen:
-        values.pop("reference", None)  # the recipe's takes no part
     comparison = read_comparison(values, recipe, objectives=chosen)
     if plan:
-        for line in plan_lines(comparison, Speeds.read(tokens_per_second, encoded_per_second)):
+        jobs = part_of(jobs_of(comparison), part, only or [])
+        for line in plan_lines(comparison, jobs, Speeds.read(tokens_per_second, encoded_per_second)):
             _say(line)
         return
     share = Share(part, only or [], restart, report_only)
     signal = compare(comparison, share, _say, console, report or [])
     if signal:
         raise typer.Exit(128 + signal)
+
+
+def _refuse(when: bool, flags: Mapping[str, Any], why: str) -> None:
+    for flag in (flag for flag, given in flags.items() if when and given):
+        raise UserError(f"{flag} {why}.")
 
 
 def _say(line: Any) -> None:
