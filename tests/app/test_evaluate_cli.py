@@ -236,3 +236,6 @@ def test_answer_strings(retromae: CommandLine, tmp_path: Path) -> None:
     )
     told = retromae.well("evaluate", "bm25", "--beir", folder, "--output_dir", tmp_path / "out")
     assert "Accuracy@20" in told and told.count("*0.500") == 4
+    words = ("--metrics", "accuracy@10", "--metrics", "Accuracy@3")
+    told = retromae.well("evaluate", "bm25", "--beir", folder, *words, "--output_dir", tmp_path / "again")
+    assert told.count("*0.500") == 2 and "Accuracy@10" in told and "Accuracy@20" not in told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.command_line import CommandLine
-from retromae.app.forecasts import UNKNOWN, Need, Speeds, disk, large
+from retromae.app.forecasts import UNKNOWN, Need, Speeds, disk, finetuning, large
 from retromae.core.errors import UserError
+from retromae.training.finetune_settings import FinetuneConfig
 from training.finetuning import write_collection
 
 amounts = st.one_of(st.none(), st.integers(0, 10**12).map(float))
@@ -59,6 +61,26 @@ def test_hours_are_reckoned_or_absent() -> None:
     assert Need(trained=None).hours(Speeds(1000, 500)) == UNKNOWN == disk(Need(disk=None))
     assert (large(0), large(999), large(1500), large(2.5e12)) == ("0", "999", "1.5 k", "2.5 T")
     assert disk(Need(disk=4e9)) == "4 GB"
+
+
+@given(st.integers(1, 500), st.integers(1, 9), st.integers(1, 4), st.integers(1, 60), st.booleans())
+def test_refreshing_reads_all_passages_again_and_again(
+    queries: int, batch: int, devices: int, every: int, mined_before: bool
+) -> None:
+    config = FinetuneConfig(
+        per_device_train_batch_size=batch,
+        num_train_epochs=2,
+        refresh_every=every,
+        negatives="folder" if mined_before else None,
+    )
+    steps = -(-2 * queries // (batch * devices))
+    times = sum(step % every == 0 and (step > 0 or not mined_before) for step in range(steps))
+    need = finetuning(config, queries, lambda: 1000.0, devices)
+    texts = 1000 * config.passage_max_len + queries * config.query_max_len
+    assert need.encoded == times * texts
+    once = finetuning(replace(config, refresh_every=None, negatives="folder"), queries, lambda: None, devices)
+    assert once.encoded == 0 and once.trained == need.trained
+    assert finetuning(config, None, lambda: 1000.0, devices).encoded is None
 
 
 def test_the_plan_of_a_pipeline(retromae: CommandLine, tmp_path: Path) -> None:

@@ -163,6 +163,11 @@ def test_the_command_line_refuses_and_plans(tmp_path: Path, monkeypatch: pytest.
     path.write_text(yaml.safe_dump({"output_dir": str(tmp_path / "out"), "stages": [mine]}))
     plan = retromae("pipeline", path, "--plan", cache=cache)
     assert plan.returncode == 0 and "to do" in plan.stdout and not (tmp_path / "out").exists()
+    sizes = {"output_dir": str(tmp_path / "out"), "stages": [mine], "expected": {"data": {"passage": 5}}}
+    path.write_text(yaml.safe_dump(sizes))
+    with pytest.raises(UserError, match="did you mean 'passages'"):
+        command_of("pipeline").main([str(path), "--plan"], standalone_mode=False)
+    path.write_text(yaml.safe_dump({"output_dir": str(tmp_path / "out"), "stages": [mine]}))
     pipeline = lambda *more: command_of("pipeline").main([str(path), *more], standalone_mode=False)  # noqa: E731
     monkeypatch.setenv("RETROMAE_CACHE", str(cache))
     assert not pipeline()

@@ -20,7 +20,7 @@ from retromae.app.systems import Retrievers, System
 from retromae.core.config import setting
 from retromae.core.errors import UserError
 from retromae.core.ranking import Run
-from retromae.evaluation.answers import answer_accuracy
+from retromae.evaluation.answers import ANSWERS_AT, accuracy_cut, answer_accuracy
 from retromae.evaluation.benchmarks import CQADUPSTACK, benchmark, touche_version
 from retromae.evaluation.leakage import Leakage, TrainingText, check, training_text
 from retromae.evaluation.metrics import Result, evaluate_run, metric_name
@@ -32,7 +32,6 @@ from retromae.retrieval.encoder import Encoder
 from retromae.text.collections import Collection, full_text
 from retromae.text.layouts import Qrels
 
-ANSWERS_AT = (1, 5, 20, 100)
 Form = Literal["text", "markdown", "latex", "json"]
 
 
@@ -54,7 +53,8 @@ class EvaluateConfig:
         "system that the others are tested against (default: bm25 if it takes part, otherwise the model)",
     )
     metrics: list[str] = setting(
-        ["nDCG@10", "MRR@10", "R@100"], "nDCG@k, MRR@k, Recall@k, MAP, Success@k or P@k"
+        ["nDCG@10", "MRR@10", "R@100"],
+        "nDCG@k, MRR@k, Recall@k, MAP, Success@k or P@k; Accuracy@k where there are answer strings",
     )
     depth: int = setting(100, "results of each query that are kept, fused and measured")
     fusion_weight: float | None = setting(
@@ -115,7 +115,8 @@ def evaluate(model: str, config: EvaluateConfig, settings: EncoderSettings | Non
             "dense_dimension is fitted on the corpus of a retrieval set, and sentence tasks have none; leave it "
             "out, or evaluate a model that was reduced before (the folder `encoder` among its vectors)."
         )
-    metrics = [metric_name(metric) for metric in config.metrics]
+    judged = [metric for metric in config.metrics if accuracy_cut(metric) is None]
+    metrics = [metric_name(metric) for metric in judged or EvaluateConfig().metrics]
     report = Report(wanted, _baseline(wanted, config), metrics)
     collections = _collections(config)
     similar = {Path(folder).name: read_sts(folder, config.split or "test") for folder in config.sts}
@@ -185,7 +186,8 @@ def _measure_set(
 ) -> SetOutcome:
     itself = benchmark(name).exclude_self
     cuts = [int(metric.partition("@")[2] or 0) for metric in metrics]
-    deepest = max(config.depth, *(cuts if collection.qrels else ANSWERS_AT))
+    asked = [cut for cut in map(accuracy_cut, config.metrics) if cut is not None] or list(ANSWERS_AT)
+    deepest = max(config.depth, *(cuts if collection.qrels else asked))
     runs = retrievers.runs(name, collection, deepest + itself, progress=sys.stderr.isatty())
     if collection.qrels:
         results = [
@@ -193,7 +195,7 @@ def _measure_set(
             for system, run in runs.items()
         ]
     else:
-        results = _by_answers(collection, runs)
+        results = _by_answers(collection, runs, asked)
     judgements = sum(map(len, collection.qrels.values()))
     note = ""
     if name == "webis-touche2020":
@@ -206,16 +208,13 @@ def _measure_set(
     )
 
 
-def _by_answers(collection: Collection, runs: Mapping[str, Run]) -> list[Result]:
+def _by_answers(collection: Collection, runs: Mapping[str, Run], ks: Sequence[int]) -> list[Result]:
     """Accuracy by answer strings, for sets without judgements (Natural Questions)."""
     if not collection.answers:
         raise UserError(f"{collection.name} has neither judgements nor answer strings to measure by.")
     wanted = {document for run in runs.values() for query in run for document in run[query].ids}
     texts = {document: found.text for document, found in collection.pick(wanted).items()}
-    return [
-        answer_accuracy(run, collection.answers, texts, ks=ANSWERS_AT, name=name)
-        for name, run in runs.items()
-    ]
+    return [answer_accuracy(run, collection.answers, texts, ks=ks, name=name) for name, run in runs.items()]
 
 
 def _leakage(collection: Collection, retrievers: Retrievers) -> list[Leakage]:

@@ -7,6 +7,8 @@ Nothing is invented. Sizes are counted where the data are here; where they are n
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from retromae.core.errors import UserError
 from retromae.retrieval.opening import model_folder
 from retromae.text.layouts import corpus_reader, files_of, read_qrels
 from retromae.text.rows import Rows
+from retromae.training.finetune_settings import FinetuneConfig
 
 TokensPerSecond = Annotated[
     str | None,
@@ -229,15 +232,25 @@ def vectors_disk(passages: float | None, dimension: float | None) -> float | Non
     return product(passages, dimension, _NUMBER)
 
 
-def finetuning_tokens(
-    queries: float | None,
-    *,
-    epochs: float,
-    max_steps: int | None,
-    batch: int,
-    group: int,
-    lengths: tuple[int, int],
-) -> float | None:
-    """At most; `lengths` are those of a query and of a passage. `batch` is one device's."""
-    seen = float(max_steps * batch) if max_steps is not None else product(queries, epochs)
-    return product(seen, lengths[0] + group * lengths[1])
+def finetuning(
+    config: FinetuneConfig, queries: float | None, passages: Callable[[], float | None], devices: float
+) -> Need:
+    """At most: texts may be shorter, and refreshing ends when negatives settle. `passages` are all to mine among."""
+    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    seen = float(config.max_steps * batch) if config.max_steps is not None else None
+    seen = product(queries, config.num_train_epochs) if seen is None else seen * devices
+    trained = product(seen, config.query_max_len + config.group_size * config.passage_max_len)
+    if config.refresh_every is None:
+        return Need(trained=trained)
+    if seen is None:
+        return Need(trained=trained, encoded=None)
+    steps, every = math.ceil(seen / (batch * devices)), config.refresh_every
+    times = len(range(every if config.negatives else 0, steps, every))
+    texts = product(passages(), config.passage_max_len), product(queries, config.query_max_len)
+    encoded = None if None in texts else times * sum(tokens for tokens in texts if tokens is not None)
+    return Need(trained=trained, encoded=encoded)
+
+
+def devices(expected: Mapping[str, Any]) -> float:
+    """How many share the work: as this group of processes, or as a recipe says it is run."""
+    return stated(expected, "devices") or float(os.environ.get("WORLD_SIZE", "1"))

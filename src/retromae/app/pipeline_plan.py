@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from retromae.app import forecasts
 from retromae.app.flags import find_recipe
 from retromae.app.forecasts import Need, Speeds, first_known, product, stated
 from retromae.app.pipeline import Pipeline, Stage
-from retromae.core.config import read_yaml
+from retromae.core.config import read_yaml, unknown_key
 from retromae.core.errors import UserError
 from retromae.training.finetune_settings import FinetuneConfig
 from retromae.training.settings import PretrainConfig
@@ -28,6 +28,8 @@ _READ = (
     "transfer",
     "mteb",
 )  # what verbs call their data
+_NUMBERS = ("parameters", "dimension", "passage_tokens", "devices")
+_SIZES = ("tokens", "passages", "queries")
 _EVALUATED_LENGTH = 512  # tokens of a passage, at most, of a model that states no length of its own
 
 
@@ -126,17 +128,17 @@ def _pretrained(stage: Stage, sizes: Sizes) -> Need:
 
 def _finetuned(stage: Stage, sizes: Sizes) -> Need:
     values = _settings(stage, FinetuneConfig(), stage.settings.get("settings"))
-    names = ("train_group_size", "negatives", "refresh_every", "teacher")
-    tokens = forecasts.finetuning_tokens(
-        sizes.queries(str(values["pairs"]), str(values["split"])),
-        epochs=values["num_train_epochs"],
-        max_steps=values["max_steps"],
-        batch=values["per_device_train_batch_size"] * values["gradient_accumulation_steps"],
-        group=replace(FinetuneConfig(), **{name: values[name] for name in names}).group_size,
-        lengths=(values["query_max_len"], values["passage_max_len"]),
+    known = {field.name for field in fields(FinetuneConfig)}
+    config = FinetuneConfig(**{name: value for name, value in values.items() if name in known})
+    pairs = str(values["pairs"])
+    need = forecasts.finetuning(
+        config,
+        sizes.queries(pairs, str(values["split"])),
+        lambda: sizes.passages(pairs),
+        forecasts.devices(sizes.expected),
     )
     parameters = sizes.parameters(str(values.get("model") or values["model_name_or_path"]))
-    return Need(trained=tokens, disk=forecasts.training_disk(parameters))
+    return need + Need(disk=forecasts.training_disk(parameters))
 
 
 def _taught(stage: Stage, sizes: Sizes) -> Need:
@@ -185,8 +187,19 @@ _NEEDS: dict[str, Callable[[Stage, Sizes], Need]] = {
 }
 
 
-def expected_of(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+def expected_of(values: Mapping[str, Any], pipeline: Pipeline, where: str) -> dict[str, Any]:
+    """Sizes by the name of a stage or of a folder that a stage reads; anything else is a slip of the pen."""
     found = values.get("expected") or {}
     if not isinstance(found, dict):
         raise UserError(f"{where}: 'expected' must hold sizes as 'stage: {{passages: number}}' lines.")
+    read = (
+        source for stage in pipeline.stages for name in _READ for source in _listed(stage.settings.get(name))
+    )
+    known = {*_NUMBERS, *(stage.name for stage in pipeline.stages), *(Path(source).name for source in read)}
+    for name, sizes in found.items():
+        if name not in known:
+            raise unknown_key(str(name), known, f"{where}, expected")
+        for size in sizes if isinstance(sizes, dict) else ():
+            if size not in _SIZES:
+                raise unknown_key(str(size), _SIZES, f"{where}, expected, {name}")
     return found

@@ -18,13 +18,21 @@ from retromae.core.errors import UserError
 from retromae.core.ranking import Run
 from retromae.evaluation.metrics import Result
 
+ANSWERS_AT = (1, 5, 20, 100)  # what is measured unless something else is asked for
+
+
+def accuracy_cut(metric: str) -> int | None:
+    """The k of `Accuracy@k`; None for any other metric."""
+    found = re.fullmatch(r"accuracy@([1-9]\d*)", metric, re.IGNORECASE)
+    return int(found[1]) if found else None
+
 
 def answer_accuracy(
     run: Run,
     answers: Mapping[str, Sequence[str]],
     texts: Mapping[str, str],
     *,
-    ks: Sequence[int] = (1, 5, 20, 100),
+    ks: Sequence[int] = ANSWERS_AT,
     name: str = "",
 ) -> Result:
     """`Accuracy@k`: the share of questions with an answer string in one of the first k passages.

@@ -53,6 +53,9 @@ class MineConfig:
     relative_margin: float | None = setting(
         None, "drop candidates above the positive's score minus this share of its size (0.05 is usual)"
     )
+    per_system: int | None = setting(
+        None, "of a file of published negatives: so many of each retriever that found some, at most"
+    )
 
 
 @dataclass
@@ -122,6 +125,14 @@ def mine_bm25(pairs: Pairs, config: MineConfig, language: str = "english") -> Ca
 
 
 def _check(config: MineConfig) -> None:
+    if config.per_system is not None:
+        raise UserError("per_system is of a file of published negatives; a retriever has depth.")
+    check_rules(config)
+
+
+def check_rules(config: MineConfig) -> None:
+    if config.per_system is not None and config.per_system < 1:
+        raise UserError(f"per_system must be at least 1, not {config.per_system}.")
     if config.depth < 1 or config.skip < 0:
         raise UserError(
             f"depth must be at least 1 and skip at least 0, not {config.depth} and {config.skip}."
@@ -196,7 +207,7 @@ def keep(found: Found, pairs: Pairs, config: MineConfig) -> Candidates:
         known = np.isin(places, pairs.positives[query])
         dropped["known answers"] += int(known.sum())
         rows = np.flatnonzero(~known)[config.skip : config.skip + config.depth]
-        for name, limit in _limits(found.answers[query], config).items():
+        for name, limit in limits(found.answers[query], config).items():
             close = values[rows] > limit
             dropped[name] += int(close.sum())
             rows = rows[~close]
@@ -214,7 +225,7 @@ def keep(found: Found, pairs: Pairs, config: MineConfig) -> Candidates:
     return Candidates(lists, np.concatenate([*scores, np.empty(0, np.float32)]), facts)
 
 
-def _limits(answer: float, config: MineConfig) -> dict[str, float]:
+def limits(answer: float, config: MineConfig) -> dict[str, float]:
     """The highest score that a candidate may have, by the name of the rule."""
     if np.isnan(answer):
         return {}

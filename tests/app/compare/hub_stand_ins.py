@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -78,7 +79,29 @@ def write_stand_ins(folder: Path) -> Path:
     splits = {"train": triples, "dev": triples[:4], "test": triples[4:8]}
     write_repository(hub / "sentence-transformers/all-nli", {"triplet": splits})
     _write_dpr(folder, corpus)
+    _write_negatives(folder, plain)
     return folder
+
+
+def _write_negatives(folder: Path, plain: Path) -> None:
+    """As published for MS MARCO's queries, of two retrievers."""
+    judged = [line.split("\t") for line in (plain / "qrels" / "train.tsv").read_text().splitlines()[1:]]
+    rows = [
+        {
+            "qid": query,
+            "pos": [{"pid": passage, "ce-score": 8.5}],
+            "neg": {
+                name: [
+                    {"pid": f"d{(int(passage[1:]) + step) % 40}", "ce-score": 9.5 - step}
+                    for step in range(1, 9)
+                ]
+                for name in ("bm25", "msmarco-distilbert-base-tas-b")
+            },
+        }
+        for query, passage, _ in judged
+    ]
+    with gzip.open(folder / "msmarco-hard-negatives.jsonl.gz", "wt", encoding="utf-8") as stream:
+        stream.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 def collection(folder: Path, name: str) -> None:

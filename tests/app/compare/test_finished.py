@@ -76,7 +76,9 @@ def test_a_carried_folder_is_held_to_its_first_arm(retromae: CommandLine, made: 
     for name in ("rows", "start"):
         ledger.finish("pretrained", {**entry["inputs"], name: "another"}, entry["result"])
         found = report(retromae, made)
-        assert measured(found) == {"mlm"} and any(f"{name} was 'another'" in line for line in found["remarks"])
+        assert measured(found) == {"mlm"} and any(
+            f"{name} was 'another'" in line for line in found["remarks"]
+        )
 
 
 def test_leaks_are_told_whichever_arms_are_reported(retromae: CommandLine, made: Path) -> None:

@@ -13,6 +13,7 @@ import yaml
 from app.compare.hub_stand_ins import scaled, write_stand_ins
 from retromae.core.config import read_recipe
 from retromae.objectives import available
+from retromae.text.candidates import Candidates
 from training.finetuning import retromae
 
 PUBLISHED = Path(__file__).parents[3] / "recipes" / "published"
@@ -79,14 +80,17 @@ def test_table_1(workplace: Path) -> None:
     ) == 16
     assert all(set(column["means"]) == set(ARMS.split(",")) for column in found.values())
     page = (workplace / "runs" / "table1" / "report.md").read_text()
-    assert "0.452" in page and "paper: BEIR nDCG@10" in page
+    assert "0.452" in page and "paper: BEIR nDCG@10" in page and "0.47 |" in page
+    mined = Candidates.facts_of(workplace / "runs" / "table1" / "negatives")
+    assert mined["source"].endswith("msmarco-hard-negatives.jsonl.gz") and mined["candidates"] > 0
+    assert mined["dropped"]["absolute margin"] > 0
 
 
 @pytest.mark.parametrize(
     ("name", "columns"),
     [
         ("table2-msmarco", {"msmarco RR@10", "msmarco R@1000"}),
-        ("table2-nq", {"nq-dpr Accuracy@20", "nq-dpr Accuracy@100"}),
+        ("table2-nq", {f"nq-dpr Accuracy@{k}" for k in (10, 20, 30, 50, 100)}),
         ("table3-msmarco", {"msmarco RR@10", "msmarco R@1000"}),
         ("table3-nq", {"nq-dpr Accuracy@20", "nq-dpr Accuracy@100"}),
     ],
@@ -108,6 +112,8 @@ def test_table_6(workplace: Path, tiny_folder: Tiny) -> None:
     arms = "enhanced,basic-3-layers,encoder-0.9"
     found = figures(run(workplace, tiny_folder, "table6", "--objectives", arms))
     assert set(found["msmarco RR@10"]["means"]) == set(arms.split(","))
+    found = figures(run(workplace, tiny_folder, "table6-nq", "--objectives", arms))
+    assert set(found["nq-dpr Accuracy@20"]["means"]) == set(arms.split(","))
 
 
 def test_the_unified_framework(workplace: Path, tiny_folder: Tiny) -> None:

@@ -95,6 +95,10 @@ WRONG = [
     ({"data": {"x": "somewhere"}}, "hub:NAME"),
     ({"published": {"mlm": {"nDCG": "high"}}}, "column: number"),
     ({"negatives": {"depht": 3}}, "did you mean 'depth'"),
+    ({"negatives": {"file": "x.tsv"}}, "must be a .jsonl"),
+    ({"negatives": {"per_system": 5}}, "per_system is of published ones"),
+    ({"expected": {"dimensoin": 5}}, "did you mean 'dimension'"),
+    ({"expected": {"tests": {"elsewhere": {"passages": 5}}}}, "unknown setting 'elsewhere'"),
     ({"tests": [{"beir": "${nowhere}"}]}, "nowhere"),
 ]
 

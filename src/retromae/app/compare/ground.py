@@ -19,17 +19,19 @@ from retromae.app.ledger import Ledger
 from retromae.core import distributed
 from retromae.core.config import fingerprint
 from retromae.core.errors import UserError
-from retromae.core.files import replacing_folder
+from retromae.core.files import file_sha256, replacing_folder
 from retromae.core.locks import claim
 from retromae.models.checkpoint import save
 from retromae.models.folders import ModelFolder
 from retromae.text.hub_collections import fetch
+from retromae.text.layouts import need_file
 from retromae.text.pairs import Pairs
 from retromae.text.prepare import PrepareConfig
 from retromae.text.prepare import prepare as prepare_rows
 from retromae.text.rows import Rows
 from retromae.training.negatives import mine_bm25
 from retromae.training.pretrain import pretrain
+from retromae.training.published_negatives import read_published
 from retromae.training.session import went_through
 from retromae.training.settings import PretrainConfig
 from retromae.training.settings import resolve as resolve_settings
@@ -95,15 +97,22 @@ class _Making:
         return rows, {seed: self._fresh(rows, seed) for seed in comparison.seeds}
 
     def _negatives(self) -> str | None:
-        """What BM25 finds for the queries that are trained on."""
+        """What BM25 finds for the queries that are trained on, or what was published."""
         comparison, config = self.comparison, self.comparison.negatives
         if config is None or comparison.finetune is None:
             return None
         tuning = comparison.finetune
         pairs = Pairs.open(tuning["pairs"], tuning.get("split", "train"), cache=tuning.get("cache"))
         folder = self.folder / "negatives"
-        inputs = {"pairs": pairs.fingerprint, **vars(config)}
-        self._once("negatives", inputs, folder, lambda at: mine_bm25(pairs, config).write(at, pairs))
+        file = comparison.published_negatives
+        content = None if file is None else file_sha256(need_file(Path(file).parent, Path(file).name))
+        inputs = {"pairs": pairs.fingerprint, **vars(config), "file": content}
+
+        def make(at: Path) -> None:
+            found = mine_bm25(pairs, config) if file is None else read_published(file, pairs, config)
+            found.write(at, pairs)
+
+        self._once("negatives", inputs, folder, make)
         return str(folder)
 
     def _rows(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from retromae.app import forecasts
@@ -39,6 +40,8 @@ def plan_lines(comparison: Comparison, jobs: Sequence[Job], speeds: Speeds) -> I
     if comparison.budget.kind == "minutes" and pretrained:
         seconds = 60 * comparison.budget.amount * len(pretrained)
         yield f"{'':<24} pre-training takes {roughly(seconds)}, as the budget says"
+    if speeds.training is not None and len({job.arm.objective for job in pretrained}) > 1:
+        yield f"{'':<24} (as if every objective cost what the measured one does; “What it took” of a report tells)"
     total = sum(parts.values(), Need())
     yield f"{'in all':<24} {total.hours(speeds)}; disk {_disk(comparison, len(jobs))}"
 
@@ -153,15 +156,16 @@ def _finetuning(comparison: Comparison, job: Job) -> Need:
         lambda: stated(comparison.expected, "pairs", "queries"),
         lambda: forecasts.queries_of(config.pairs, config.split),
     )
-    tokens = forecasts.finetuning_tokens(
-        queries,
-        epochs=config.num_train_epochs,
-        max_steps=config.max_steps,
-        batch=config.per_device_train_batch_size * config.gradient_accumulation_steps,
-        group=config.group_size,
-        lengths=(config.query_max_len, config.passage_max_len),
-    )
-    return Need(trained=tokens)
+
+    def passages() -> float | None:
+        return first_known(
+            lambda: stated(comparison.expected, "pairs", "passages"),
+            lambda: forecasts.passages_of(config.pairs),
+        )
+
+    if comparison.negatives is not None:
+        config = replace(config, negatives="mined")
+    return forecasts.finetuning(config, queries, passages, forecasts.devices(comparison.expected))
 
 
 def _testing(comparison: Comparison) -> Need:

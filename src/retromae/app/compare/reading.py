@@ -21,6 +21,7 @@ from retromae.core.errors import UserError
 from retromae.text.hub import HUB
 from retromae.text.prepare import PrepareConfig
 from retromae.training.negatives import MineConfig
+from retromae.training.published_negatives import is_published
 from retromae.training.settings import resolve as resolve_settings
 
 _KEYS = (
@@ -29,6 +30,8 @@ _KEYS = (
     *("objectives", "seeds", "budget", "reference", "published", "expected"),
 )
 _COMMON_OWN = ("rows", "prepare", "budget")
+_EXPECTED = {"rows": ("tokens",), "common": ("tokens",), "pairs": ("queries", "passages"), "tests": None}
+_EXPECTED_NUMBERS = ("parameters", "dimension", "devices")
 
 
 def read_comparison(
@@ -61,7 +64,7 @@ def read_comparison(
         common=_common(given, where),
         pretrain=_section(given, "pretrain", where),
         finetune=finetune,
-        negatives=_negatives(given, finetune, where),
+        **_negatives(given, finetune, where),
         encoder=from_dict(EncoderSettings, _section(given, "encoder", where), f"{where}, encoder"),
         tests=found,
         arms=arms,
@@ -71,7 +74,7 @@ def read_comparison(
         ),
         reference=given.get("reference"),
         published=_published(given, where),
-        expected=_section(given, "expected", where),
+        expected=_expected(given, [test.name for test in found], f"{where}, expected"),
     )
     _check(comparison, read_arms(given["objectives"], where))
     return comparison
@@ -223,17 +226,39 @@ def _common(values: Mapping[str, Any], where: str) -> Common | None:
     return Common(settings, budget, rows, prepare)
 
 
-def _negatives(
-    values: Mapping[str, Any], finetune: Mapping[str, Any] | None, where: str
-) -> MineConfig | None:
+def _negatives(values: Mapping[str, Any], finetune: Mapping[str, Any] | None, where: str) -> dict[str, Any]:
+    """The rules, and the file that the negatives come from if they are not mined."""
     section = _section(values, "negatives", where)
     if not section:
-        return None
+        return {"negatives": None, "published_negatives": None}
     if finetune is None or finetune.get("negatives"):
         raise UserError(
             f"{where}: 'negatives' are mined for fine-tuning; leave them out, or the file in finetune."
         )
-    return from_dict(MineConfig, section, f"{where}, negatives")
+    file = section.pop("file", None)
+    rules = from_dict(MineConfig, section, f"{where}, negatives")
+    if file is not None and not is_published(str(file)):
+        raise UserError(
+            f"{where}, negatives: file must be a .jsonl or .jsonl.gz of published ones, not {file}."
+        )
+    if file is None and rules.per_system is not None:
+        raise UserError(
+            f"{where}, negatives: per_system is of published ones; name their file, or give depth."
+        )
+    return {"negatives": rules, "published_negatives": None if file is None else str(file)}
+
+
+def _expected(values: Mapping[str, Any], tests: list[str], where: str) -> dict[str, Any]:
+    """Sizes for --plan, by names that it asks for."""
+    expected = _section(values, "expected", where)
+    for name in expected:
+        if name not in (*_EXPECTED, *_EXPECTED_NUMBERS):
+            raise unknown_key(name, (*_EXPECTED, *_EXPECTED_NUMBERS), where)
+    for name, own in _EXPECTED.items():
+        for key in _section(expected, name, where):
+            if key not in (own or tests):
+                raise unknown_key(key, own or tests, f"{where}, {name}")
+    return expected
 
 
 def _seeds(given: Any, where: str) -> list[int]:

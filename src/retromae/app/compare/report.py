@@ -237,7 +237,7 @@ def _settings_json(comparison: Comparison) -> dict[str, Any]:
             "prepare": None if common.prepare is None else common.prepare.deciding(),
             **common.settings,
         },
-        "negatives": None if mined is None else vars(mined),
+        "negatives": None if mined is None else {**vars(mined), "file": comparison.published_negatives},
         "encoder": vars(comparison.encoder),
         "tests": [vars(test) for test in comparison.tests],
     }

@@ -190,7 +190,7 @@ class Runner:
         config = EvaluateConfig(
             beir=[test.beir],
             split=test.split,
-            metrics=[metric for metric in test.metrics if not metric.startswith("Accuracy@")] or ["nDCG@10"],
+            metrics=list(test.metrics),
             leakage=job.arm is looked_at and job.seed == self.comparison.seeds[0],
             vectors=str(vectors),
         )

@@ -6,7 +6,7 @@ start       model_name_or_path, or the shape of a model from scratch
 common      a pre-training that all arms go on from: its own rows, objective, settings and budget
 pretrain    settings of `retromae pretrain` for all arms; those of an objective go to whoever has them
 finetune    settings of `retromae finetune` for all arms; left out, nothing is fine-tuned
-negatives   settings of `retromae mine`, to mine with BM25 once, for all arms
+negatives   settings of `retromae mine`, to mine with BM25 once, for all arms; or published ones, `file` with a .jsonl
 encoder     how texts become vectors in the tests, by the names that `retromae evaluate` uses
 tests       what is measured
 objectives  the arms; see `arms`
@@ -23,6 +23,7 @@ from retromae.app.compare.budget import Budget
 from retromae.app.encoders import EncoderSettings
 from retromae.core.config import from_dict, options, setting
 from retromae.core.errors import UserError
+from retromae.evaluation.answers import accuracy_cut
 from retromae.evaluation.benchmarks import benchmark
 from retromae.evaluation.metrics import metric_name
 from retromae.text.prepare import PrepareConfig
@@ -78,6 +79,7 @@ class Comparison:
     pretrain: dict[str, Any]
     finetune: dict[str, Any] | None
     negatives: MineConfig | None
+    published_negatives: str | None
     encoder: EncoderSettings
     tests: list[EvalSet]
     arms: list[Arm]
@@ -135,4 +137,5 @@ def fetched(folder: Path, name: str) -> Path:
 
 def _metric(name: str) -> str:
     """Accuracy@k is what sets with answer strings are measured by; the rest has its own list."""
-    return name if name.startswith("Accuracy@") else metric_name(name)
+    cut = accuracy_cut(name)
+    return metric_name(name) if cut is None else f"Accuracy@{cut}"

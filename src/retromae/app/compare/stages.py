@@ -123,8 +123,11 @@ def _finetuning(comparison: Comparison, job: Job) -> dict[str, Any]:
     mined = comparison.negatives
     config = _tuning(comparison, job, "mined" if mined else None)
     settings = {name: value for name, value in asdict(config).items() if name not in _FREE_TUNING}
-    # By how they are mined, not by where they lie.
-    return {**settings, **({"negatives": vars(mined)} if mined else {})}
+    if mined is None:
+        return settings
+    file = comparison.published_negatives
+    source = None if file is None else Path(file).name
+    return {**settings, "negatives": {**vars(mined), "file": source}}  # wherever these lie
 
 
 def _testing(comparison: Comparison, test: EvalSet) -> dict[str, Any]:

@@ -18,13 +18,17 @@ from retromae.text.pairs import Pairs
 from retromae.training.cross_encoder import is_cross_encoder
 from retromae.training.mining_report import sample, summary
 from retromae.training.negatives import MineConfig, mine, mine_bm25, reject_by_teacher
+from retromae.training.published_negatives import is_published, read_published
 
 
 @with_flags({"what is kept": options(MineConfig), "how the model is opened": options(EncoderSettings)})
 def command(
     flags: dict[str, Any],
     model: Annotated[
-        str, typer.Argument(help="what finds them: a run, a model's folder, a hub name, or bm25")
+        str,
+        typer.Argument(
+            help="what finds them: a run, a model's folder, a hub name, or bm25; or a .jsonl of published ones"
+        ),
     ],
     pairs: Annotated[str, typer.Option("--pairs", help="queries with the passages that answer them")],
     out: Annotated[str, typer.Option("--out", help="folder to write the negatives to")],
@@ -55,6 +59,8 @@ def command(
     data = Pairs.open(pairs, split, cache=cache)
     if model == "bm25":
         found = mine_bm25(data, rules)
+    elif is_published(model):
+        found = read_published(model, data, rules)
     else:
         work = folder.with_name(f".{folder.name}.work")  # kept after a kill: vectors are not made twice
         found = mine(encoder.open(model), data, work, rules, progress=writes())
