@@ -8,20 +8,34 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from app.command_line import CommandLine
 from app.compare import tiny_comparisons
 from retromae.app.ledger import Ledger
+from training.finetuning import retromae as run_retromae
 
 SHORT = {"seeds": 1, "budget": "2-steps", "objectives": ["mlm", {"name": "basic", "objective": "retromae"}]}
 
 
-@pytest.fixture
-def made(retromae: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The recipe of a comparison that is finished."""
-    monkeypatch.setenv("RETROMAE_CACHE", str(tmp_path / "cache"))
-    recipe = tiny_comparisons.write(tmp_path, **SHORT)
-    retromae.well("compare", recipe)
+    folder = tmp_path_factory.mktemp("whole")
+    recipe = tiny_comparisons.write(folder, **SHORT)
+    done = run_retromae("compare", recipe, cache=folder / "cache")
+    assert done.returncode == 0, done.stderr
+    return recipe
+
+
+@pytest.fixture
+def made(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Its folder, copied; a recipe beside it that says so."""
+    monkeypatch.setenv("RETROMAE_CACHE", str(whole.parent / "cache"))
+    shutil.copytree(whole.parent / "out", tmp_path / "out")
+    recipe = tmp_path / "comparison.yaml"
+    values = {**yaml.safe_load(whole.read_text()), "output_dir": str(tmp_path / "out")}
+    recipe.write_text(yaml.safe_dump(values))
     return recipe
 
 
