@@ -20,6 +20,7 @@ from retromae.evaluation.metrics import Result, evaluate_run
 from retromae.retrieval.shards import VectorStore
 from retromae.text.collections import Collection
 from tiny import SENTENCES
+from training.finetuning import write_collection
 from training.processes import Started
 from training.runs import command, environment, prepare_rows, settings
 
@@ -239,3 +240,6 @@ def test_answer_strings(retromae: CommandLine, tmp_path: Path) -> None:
     words = ("--metrics", "accuracy@10", "--metrics", "Accuracy@3")
     told = retromae.well("evaluate", "bm25", "--beir", folder, *words, "--output_dir", tmp_path / "again")
     assert told.count("*0.500") == 2 and "Accuracy@10" in told and "Accuracy@20" not in told
+    judged = write_collection(tmp_path / "judged")
+    done = retromae("evaluate", "bm25", "--beir", judged, *words, "--output_dir", tmp_path / "no")
+    assert done.code == 2 and "Accuracy@k is measured by answer strings" in done.err

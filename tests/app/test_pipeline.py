@@ -163,7 +163,7 @@ def test_the_command_line_refuses_and_plans(tmp_path: Path, monkeypatch: pytest.
     path.write_text(yaml.safe_dump({"output_dir": str(tmp_path / "out"), "stages": [mine]}))
     plan = retromae("pipeline", path, "--plan", cache=cache)
     assert plan.returncode == 0 and "to do" in plan.stdout and not (tmp_path / "out").exists()
-    sizes = {"output_dir": str(tmp_path / "out"), "stages": [mine], "expected": {"data": {"passage": 5}}}
+    sizes = {"output_dir": str(tmp_path / "out"), "stages": [mine], "expected": {"elsewhere": {"passage": 5}}}
     path.write_text(yaml.safe_dump(sizes))
     with pytest.raises(UserError, match="did you mean 'passages'"):
         command_of("pipeline").main([str(path), "--plan"], standalone_mode=False)

@@ -106,6 +106,8 @@ WRONG = [
     ('{"qid": 1, "pos": [[1]], "neg": {}}', "n.jsonl:1: expected"),
     ("nonsense", "n.jsonl:1: expected"),
     ('{"qid": "train0", "pos": [], "neg": {"a": ["d1", "nobody"]}}', "names the passage 'nobody'"),
+    ('{"qid": "train0", "pos": [], "neg": {"a": "d1"}}', "n.jsonl:1: expected"),
+    ('{"qid": "stranger", "pos": [], "neg": {"a": ["d1"]}}', "1 of its queries are unknown there"),
 ]
 
 
@@ -115,6 +117,12 @@ def test_what_is_wrong_is_refused(pairs: Pairs, tmp_path: Path, line: str, sente
     file.write_text(line + "\n")
     with pytest.raises(UserError, match=sentence.replace("[", r"\[")):
         read_published(file, pairs, MineConfig())
+    with pytest.raises(UserError, match=r"there is no .*nowhere\.jsonl"):
+        read_published(tmp_path / "nowhere.jsonl", pairs, MineConfig())
+    for answers in (["d1", {"pid": "d2", "ce-score": 3}], [{"pid": "d2", "ce-score": 3}, "d1"]):
+        row = {"qid": "train0", "pos": answers, "neg": {"a": [{"pid": "d3", "ce-score": 1}]}}
+        with pytest.raises(UserError, match="a margin needs the ce-score of every passage"):
+            read_published(written([row], tmp_path / "m.jsonl.gz"), pairs, MineConfig(absolute_margin=1))
     with pytest.raises(UserError, match="per_system"):
         read_published(file, pairs, MineConfig(per_system=0))
     with pytest.raises(UserError, match="per_system is of a file"):

@@ -119,6 +119,11 @@ def evaluate(model: str, config: EvaluateConfig, settings: EncoderSettings | Non
     metrics = [metric_name(metric) for metric in judged or EvaluateConfig().metrics]
     report = Report(wanted, _baseline(wanted, config), metrics)
     collections = _collections(config)
+    if len(judged) < len(config.metrics) and all(collection.qrels for collection in collections.values()):
+        raise UserError(
+            f"Accuracy@k is measured by answer strings, and {', '.join(collections) or 'what is measured'} has none; "
+            "leave it out, or name a set such as DPR's Natural Questions."
+        )
     similar = {Path(folder).name: read_sts(folder, config.split or "test") for folder in config.sts}
     tasks = [read_task(folder) for folder in config.transfer]
     from_mteb = [task for name in config.mteb for task in tasks_named(name)]

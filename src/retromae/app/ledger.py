@@ -70,8 +70,16 @@ class Ledger:
 def changes(before: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
     """What is different, in words; nothing if nothing is. `before` are inputs as a ledger gives them back."""
     now = _plain(inputs)
-    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    return "; ".join(f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in names)
+    names = [
+        name
+        for name in {**before, **now}
+        if name not in before or name not in now or before[name] != now[name]
+    ]
+
+    def told(side: Mapping[str, Any], name: str) -> str:
+        return repr(side[name]) if name in side else "not said"
+
+    return "; ".join(f"{name} was {told(before, name)}, is {told(now, name)}" for name in names)
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from retromae.app import forecasts
 from retromae.app.flags import find_recipe
 from retromae.app.forecasts import Need, Speeds, first_known, product, stated
 from retromae.app.pipeline import Pipeline, Stage
-from retromae.core.config import read_yaml, unknown_key
+from retromae.core.config import from_dict, read_yaml, unknown_key
 from retromae.core.errors import UserError
-from retromae.training.finetune_settings import FinetuneConfig
+from retromae.training.finetune_settings import FinetuneConfig, check
 from retromae.training.settings import PretrainConfig
 from retromae.training.teacher_settings import TeacherConfig
 
@@ -121,7 +121,7 @@ def _pretrained(stage: Stage, sizes: Sizes) -> Need:
     tokens = product(sizes.tokens(str(values["rows"])), passes)
     if steps is not None:
         batch = values["tokens_per_batch"] or values["per_device_train_batch_size"] * values["max_seq_length"]
-        tokens = float(steps * batch * values["gradient_accumulation_steps"])
+        tokens = steps * batch * values["gradient_accumulation_steps"] * forecasts.devices(sizes.expected)
     parameters = sizes.parameters(str(values["model_name_or_path"]))
     return Need(trained=tokens, disk=forecasts.training_disk(parameters))
 
@@ -129,7 +129,9 @@ def _pretrained(stage: Stage, sizes: Sizes) -> Need:
 def _finetuned(stage: Stage, sizes: Sizes) -> Need:
     values = _settings(stage, FinetuneConfig(), stage.settings.get("settings"))
     known = {field.name for field in fields(FinetuneConfig)}
-    config = FinetuneConfig(**{name: value for name, value in values.items() if name in known})
+    given = {name: value for name, value in values.items() if name in known and value is not None}
+    config = from_dict(FinetuneConfig, given, f"stage {stage.name}")
+    check(config)
     pairs = str(values["pairs"])
     need = forecasts.finetuning(
         config,
@@ -187,18 +189,14 @@ _NEEDS: dict[str, Callable[[Stage, Sizes], Need]] = {
 }
 
 
-def expected_of(values: Mapping[str, Any], pipeline: Pipeline, where: str) -> dict[str, Any]:
-    """Sizes by the name of a stage or of a folder that a stage reads; anything else is a slip of the pen."""
+def expected_of(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Sizes by the name of a stage, or of a folder that a stage reads."""
     found = values.get("expected") or {}
     if not isinstance(found, dict):
         raise UserError(f"{where}: 'expected' must hold sizes as 'stage: {{passages: number}}' lines.")
-    read = (
-        source for stage in pipeline.stages for name in _READ for source in _listed(stage.settings.get(name))
-    )
-    known = {*_NUMBERS, *(stage.name for stage in pipeline.stages), *(Path(source).name for source in read)}
     for name, sizes in found.items():
-        if name not in known:
-            raise unknown_key(str(name), known, f"{where}, expected")
+        if not isinstance(sizes, dict) and name not in _NUMBERS:
+            raise unknown_key(str(name), _NUMBERS, f"{where}, expected")
         for size in sizes if isinstance(sizes, dict) else ():
             if size not in _SIZES:
                 raise unknown_key(str(size), _SIZES, f"{where}, expected, {name}")

@@ -20,7 +20,7 @@ import numpy as np
 
 from retromae.core.errors import UserError
 from retromae.text.candidates import Candidates
-from retromae.text.layouts import numbered_lines
+from retromae.text.layouts import need_file, numbered_lines
 from retromae.text.pairs import Lists, Pairs
 from retromae.training.negatives import MineConfig, check_rules, limits
 
@@ -47,7 +47,7 @@ def is_published(name: str) -> bool:
 def read_published(path: str | Path, pairs: Pairs, config: MineConfig) -> Candidates:
     """What may be trained on as wrong. Queries that the file lacks have no candidates; others of it are passed over."""
     check_rules(config)
-    path = Path(path)
+    path = need_file(Path(path).parent, Path(path).name)
     blank = (np.empty(0, np.int32), np.empty(0, np.float32))
     rows = [blank] * len(pairs)
     dropped = {"known answers": 0, "absolute margin": 0, "relative margin": 0}
@@ -72,6 +72,11 @@ def read_published(path: str | Path, pairs: Pairs, config: MineConfig) -> Candid
             dropped["known answers"] += int((~wrong).sum())
             rows[query] = (places[wrong], np.nan_to_num(np.fromiter(kept.values(), np.float32))[wrong])
     lists = Lists.from_lists([places for places, _ in rows])
+    if len(pairs) and not len(lists.members):
+        raise UserError(
+            f"{path} has no negatives for the queries of {pairs.source}, split {pairs.split!r}: {unknown:,} of its "
+            "queries are unknown there; take the file of the same queries, or a smaller margin."
+        )
     facts = {
         **{"source": str(path), **vars(config), "queries": len(pairs), "candidates": len(lists.members)},
         "queries without candidates": int((lists.lengths == 0).sum()),
@@ -97,13 +102,20 @@ def _batches(path: Path) -> Iterator[list[_Line]]:
 def _parsed(line: str, where: str) -> _Line:
     try:
         row = json.loads(line)
-        systems = [[_entry(item) for item in found] for found in row["neg"].values()]
-        return _Line(where, str(row["qid"]), [_entry(item) for item in row["pos"]], systems)
-    except (ValueError, KeyError, TypeError, AttributeError):
+        return _Line(
+            where, str(row["qid"]), _entries(row["pos"]), [_entries(found) for found in row["neg"].values()]
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         raise UserError(
             f"{where}: expected a query's published negatives, "
             '{"qid": …, "pos": [{"pid": …, "ce-score": …}], "neg": {"RETRIEVER": [likewise]}}.'
         ) from None
+
+
+def _entries(items: Any) -> list[Entry]:
+    if not isinstance(items, list):
+        raise TypeError
+    return [_entry(item) for item in items]
 
 
 def _entry(item: Any) -> Entry:
@@ -117,7 +129,8 @@ def _entry(item: Any) -> Entry:
 def _chosen(line: _Line, config: MineConfig, dropped: dict[str, int]) -> dict[str, float]:
     """Passages with their scores. `dropped` is counted up."""
     right = {passage for passage, _ in line.answers}
-    lowest = min((score for _, score in line.answers), default=math.nan)
+    scores = [score for _, score in line.answers]
+    lowest = min(scores) if scores and not any(map(math.isnan, scores)) else math.nan
     most = limits(lowest, config)
     margin = config.absolute_margin is not None or config.relative_margin is not None
     kept: dict[str, float] = {}

@@ -66,6 +66,32 @@ def test_other_settings_are_no_part_of_a_report(retromae: CommandLine, made: Pat
     assert measured(report(retromae, made)) == {"mlm"}
 
 
+def test_another_ground_is_refused(retromae: CommandLine, made: Path) -> None:
+    """Rows, start and pairs that the figures do not stand on cannot be said to be theirs."""
+    for change in ("start.hidden_size=8", "prepare.max_tokens=20"):
+        for words in (("--report_only",), ("--plan",)):
+            done = retromae("compare", made, *words, "--set", change)
+            assert done.code == 2 and "was made with other settings" in done.err, change
+    values = yaml.safe_load(made.read_text())
+    other = values["tests"][1]["beir"]
+    found = report(retromae, made, "--set", f"finetune.pairs={other}")
+    assert measured(found) == set() and any("pairs was" in line for line in found["remarks"])
+    swapped = [{**values["tests"][0], "name": "other"}, {**values["tests"][1], "name": "data"}]
+    found = report(retromae, made, "--set", f"tests={swapped}")
+    assert measured(found) == set() and any("set was" in line for line in found["remarks"])
+
+
+def test_an_arm_that_is_not_there_yet_does_no_harm(retromae: CommandLine, made: Path) -> None:
+    """Its own model may still be in the making."""
+    half = made.parent / "half"
+    (half / "model").mkdir(parents=True)
+    values = yaml.safe_load(made.read_text())
+    values["objectives"].append({"name": "later", "objective": "none", "model_name_or_path": str(half)})
+    made.write_text(yaml.safe_dump(values))
+    said = retromae.well("compare", made, "--only", "mlm")
+    assert "mlm, seed 1: finished before" in said and "later: 0 of 1 seeds are finished." in said
+
+
 def test_what_stands_on_something_new_does_not_count(retromae: CommandLine, made: Path) -> None:
     """A training that was begun anew and broken off: its old tests are not those of the new model."""
     ledger = Ledger(made.parent / "out" / "arms" / "basic" / "seed-1" / "arm.json")
@@ -100,6 +126,9 @@ def test_leaks_are_told_whichever_arms_are_reported(retromae: CommandLine, made:
     told = [line for line in report(retromae, made)["remarks"] if "Looked up for one arm" in line]
     alone = report(retromae, made, "--objectives", "basic")["remarks"]
     assert told and [line for line in alone if "Looked up for one arm" in line] == told
+    untrained = ("--objectives", "none", "--set", f"output_dir={made.parent / 'untrained'}")
+    said = retromae.well("compare", made, *untrained)
+    assert "Looked up for one arm" in said
 
 
 def test_the_report_says_what_all_arms_stand_on(retromae: CommandLine, made: Path) -> None:

@@ -98,7 +98,8 @@ WRONG = [
     ({"negatives": {"file": "x.tsv"}}, "must be a .jsonl"),
     ({"negatives": {"per_system": 5}}, "per_system is of published ones"),
     ({"expected": {"dimensoin": 5}}, "did you mean 'dimension'"),
-    ({"expected": {"tests": {"elsewhere": {"passages": 5}}}}, "unknown setting 'elsewhere'"),
+    ({"expected": {"tests": {"elsewhere": {"passage": 5}}}}, "did you mean 'passages'"),
+    ({"expected": {5: 5}}, "unknown setting '5'"),
     ({"tests": [{"beir": "${nowhere}"}]}, "nowhere"),
 ]
 

@@ -16,8 +16,6 @@ from retromae.core import distributed
 from retromae.core.errors import UserError
 from retromae.training.session import Interrupted
 
-MARK = "ground.json"  # in a folder that holds a comparison
-
 
 @dataclass(frozen=True)
 class Share:
@@ -72,15 +70,16 @@ def _check_report(comparison: Comparison, share: Share) -> None:
         raise UserError(
             f"--report_only does no work, so {flag} means nothing beside it; leave one of them out."
         )
-    if not (comparison.folder / MARK).is_file():
+    if not (comparison.folder / ground.MARK).is_file():
         raise UserError(
             f"'{comparison.folder}' holds no comparison to report on; run it without --report_only."
         )
+    ground.check(comparison)
 
 
 def _check_folder(comparison: Comparison) -> None:
     folder = comparison.folder
-    if folder.is_dir() and not (folder / MARK).is_file():
+    if folder.is_dir() and not (folder / ground.MARK).is_file():
         strange = next((path.name for path in folder.iterdir()), None)
         if strange is not None:
             raise UserError(

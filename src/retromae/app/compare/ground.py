@@ -15,7 +15,7 @@ from rich.console import Console
 from retromae.app.compare.arms import SHAPE
 from retromae.app.compare.settings import Common, Comparison, common_run, fetched, fresh_start
 from retromae.app.compare.work import FREE, budgeted
-from retromae.app.ledger import Ledger
+from retromae.app.ledger import Ledger, changes
 from retromae.core import distributed
 from retromae.core.config import fingerprint
 from retromae.core.errors import UserError
@@ -38,6 +38,7 @@ from retromae.training.settings import resolve as resolve_settings
 from retromae.training.start import open_start
 
 Say = Callable[[str], None]
+MARK = "ground.json"  # in a folder that holds a comparison
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Ground:
     starts: dict[int, Start]
     negatives: str | None
     """Mined for all arms."""
+    published: str | None
+    """The content of the file that they are from, if they were not mined."""
 
 
 def prepare(comparison: Comparison, say: Say, console: Console | None, *, restart: bool) -> Ground:
@@ -64,16 +67,64 @@ def prepare(comparison: Comparison, say: Say, console: Console | None, *, restar
         return _Making(comparison, say, console, restart).ground()
 
 
+def check(comparison: Comparison) -> None:
+    """Refuse a folder whose rows or start were made with other settings than the comparison says; makes nothing."""
+    entries = Ledger(comparison.folder / MARK).read()
+    for stage, inputs in _said(comparison).items():
+        if stage in entries:
+            before = {name: value for name, value in entries[stage]["inputs"].items() if name in inputs}
+            _refuse(comparison, stage, changes(before, inputs))
+
+
+def _said(comparison: Comparison) -> dict[str, dict[str, Any]]:
+    """Stage → those of its inputs that depend on nothing that has to be there."""
+    common, found = comparison.common, dict[str, dict[str, Any]]()
+    for stage, config in (("rows", comparison.prepare), ("common rows", common.prepare if common else None)):
+        if config is not None:
+            found[stage] = config.deciding()
+            if config.tokenizer is None and config.train_tokenizer is None:  # another's
+                del found[stage]["tokenizer"]
+    if common is not None:
+        found["common"] = _common_settings(common) | ({} if comparison.model else {"start": comparison.start})
+    elif comparison.model is None:
+        found |= {f"start {seed}": _fresh_settings(comparison, seed) for seed in comparison.seeds}
+    if comparison.negatives is not None:
+        found["negatives"] = vars(comparison.negatives)
+    return found
+
+
+def _common_settings(common: Common) -> dict[str, Any]:
+    flat = resolve_settings({"keep_best": False, **common.settings}).flat()
+    return {"budget": str(common.budget), **{name: value for name, value in flat.items() if name not in FREE}}
+
+
+def _fresh_settings(comparison: Comparison, seed: int) -> dict[str, Any]:
+    """What decides about a model from scratch, but for its vocabulary."""
+    shape = {name: comparison.start[name] for name in SHAPE if name in comparison.start}
+    length = {name: comparison.pretrain[name] for name in ("max_seq_length",) if name in comparison.pretrain}
+    return {"seed": seed, **shape, **length}
+
+
+def _refuse(comparison: Comparison, stage: str, different: str) -> None:
+    if different:
+        raise UserError(
+            f"{stage} in '{comparison.folder}' was made with other settings ({different}); choose another output_dir, "
+            "or make it again with --restart."
+        )
+
+
 class _Making:
     def __init__(self, comparison: Comparison, say: Say, console: Console | None, restart: bool) -> None:
         self.comparison, self.say, self.console, self.restart = comparison, say, console, restart
         self.folder = comparison.folder
-        self.ledger = Ledger(self.folder / "ground.json")
+        self.ledger = Ledger(self.folder / MARK)
 
     def ground(self) -> Ground:
         self.ledger.open()
         rows, starts = self._rows_and_starts()
-        return Ground(rows, starts, self._negatives())
+        file = self.comparison.published_negatives
+        published = None if file is None else file_sha256(need_file(Path(file).parent, Path(file).name))
+        return Ground(rows, starts, self._negatives(published), published)
 
     def _rows_and_starts(self) -> tuple[Rows, dict[int, Start]]:
         comparison, common = self.comparison, self.comparison.common
@@ -96,7 +147,7 @@ class _Making:
             return rows, dict.fromkeys(comparison.seeds, start)
         return rows, {seed: self._fresh(rows, seed) for seed in comparison.seeds}
 
-    def _negatives(self) -> str | None:
+    def _negatives(self, published: str | None) -> str | None:
         """What BM25 finds for the queries that are trained on, or what was published."""
         comparison, config = self.comparison, self.comparison.negatives
         if config is None or comparison.finetune is None:
@@ -105,8 +156,7 @@ class _Making:
         pairs = Pairs.open(tuning["pairs"], tuning.get("split", "train"), cache=tuning.get("cache"))
         folder = self.folder / "negatives"
         file = comparison.published_negatives
-        content = None if file is None else file_sha256(need_file(Path(file).parent, Path(file).name))
-        inputs = {"pairs": pairs.fingerprint, **vars(config), "file": content}
+        inputs = {"pairs": pairs.fingerprint, **vars(config), "file": published}
 
         def make(at: Path) -> None:
             found = mine_bm25(pairs, config) if file is None else read_published(file, pairs, config)
@@ -148,10 +198,7 @@ class _Making:
             else comparison.start
         )
         values = {"keep_best": False, **common.settings}
-        inputs = {
-            **{"rows": rows.fingerprint, "start": origin, "budget": str(common.budget)},
-            **{name: value for name, value in resolve_settings(values).flat().items() if name not in FREE},
-        }
+        inputs = {"rows": rows.fingerprint, "start": origin, **_common_settings(common)}
         start = Start(str(folder / "model"), fingerprint(inputs))
         if self._state("common", inputs, folder) == "finished":
             self.say("common start: finished before")
@@ -167,17 +214,16 @@ class _Making:
 
     def _fresh(self, rows: Rows, seed: int) -> Start:
         """A model from scratch, saved: its weights are the same for all arms of a seed."""
-        pretrain_settings = self.comparison.pretrain
-        shape = {name: self.comparison.start[name] for name in SHAPE if name in self.comparison.start}
-        length = {name: pretrain_settings[name] for name in ("max_seq_length",) if name in pretrain_settings}
-        config = PretrainConfig(rows=str(rows.path), seed=seed, **shape, **length)
+        deciding = _fresh_settings(self.comparison, seed)
+        config = PretrainConfig(rows=str(rows.path), **deciding)
         tokenizer = rows.info.tokenizer_fingerprint if rows.info is not None else rows.fingerprint
-        inputs = {"tokenizer": tokenizer, "seed": seed, **shape, **length}
+        inputs = {"tokenizer": tokenizer, **deciding}
+        shown = {name: value for name, value in deciding.items() if name != "seed"}
 
         def make(folder: Path) -> None:
             torch.manual_seed(seed)
             start = open_start(config, rows)
-            recipe = {"objective": None, "settings": {**shape, **length}, "provenance": {"seed": seed}}
+            recipe = {"objective": None, "settings": shown, "provenance": {"seed": seed}}
             save(
                 folder,
                 start.backbone,
@@ -216,10 +262,7 @@ class _Making:
         def look() -> str:
             state = self.ledger.state(stage, inputs)
             if state == "changed" and not self.restart:
-                raise UserError(
-                    f"{stage} in '{self.folder}' was made with other settings ({self.ledger.changes(stage, inputs)}); "
-                    "choose another output_dir, or make it again with --restart."
-                )
+                _refuse(self.comparison, stage, self.ledger.changes(stage, inputs))
             if state == "changed":
                 shutil.rmtree(folder, ignore_errors=True)
             return state if folder.is_dir() else "to do"

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from retromae.app import forecasts
+from retromae.app.compare import ground
 from retromae.app.compare.finished import Finished, Inspection
 from retromae.app.compare.jobs import Job, alike
 from retromae.app.compare.settings import Comparison, EvalSet, common_run, fetched, fresh_start
@@ -19,20 +20,26 @@ from retromae.training.settings import PretrainConfig
 
 def plan_lines(comparison: Comparison, jobs: Sequence[Job], speeds: Speeds) -> Iterator[str]:
     """Of these jobs."""
+    ground.check(comparison)
     yield from _data(comparison)
     yield f"{'arm':<24} {'seed':>4}  state"
-    inspection, left = Inspection(comparison), list[Job]()
+    inspection, left = Inspection(comparison), list[tuple[Job, Finished]]()
     for job in jobs:
-        state = _state(job, comparison, inspection.of(job))
+        finished = inspection.of(job)
+        state = _state(job, comparison, finished)
         yield f"{job.arm.name:<24} {job.seed:>4}  {state}"
-        left += [job] if state != "finished" else []
+        left += [(job, finished)] if state != "finished" else []
     pretrained = _pretrained(comparison, left, inspection)
-    tuned = [job for job in left if job.arm.trains and comparison.finetune is not None]
+    tuned = [
+        job
+        for job, finished in left
+        if job.arm.trains and comparison.finetune is not None and "finetuned" not in finished.results
+    ]
     parts = {
         "common start": _common(comparison),
         f"pre-training of {len(pretrained)}": _pretraining(comparison, pretrained),
         f"fine-tuning of {len(tuned)}": sum((_finetuning(comparison, job) for job in tuned), Need()),
-        f"tests of {len(left)}": _testing(comparison).times(sum(job.arm.trains for job in left)),
+        f"tests of {len(left)}": sum((_testing(comparison, job, finished) for job, finished in left), Need()),
     }
     yield ""
     for name, need in parts.items():
@@ -75,10 +82,12 @@ def _place(name: str) -> str:
     return name if Path(name).exists() else f"{name} (not there yet)"
 
 
-def _pretrained(comparison: Comparison, left: Sequence[Job], inspection: Inspection) -> list[Job]:
-    """Those of the jobs that are pre-trained, and not copied from one that is pre-trained alike."""
+def _pretrained(
+    comparison: Comparison, left: Sequence[tuple[Job, Finished]], inspection: Inspection
+) -> list[Job]:
+    """Those of the jobs that are still to be pre-trained, and not copied from one that is pre-trained alike."""
     found: list[Job] = []
-    for job in left:
+    for job in (job for job, finished in left if "pretrained" not in finished.results):
         others = alike(comparison, job)
         copied = any(other in found or "pretrained" in inspection.of(other).results for other in others)
         if job.arm.pretrains and not copied:
@@ -102,14 +111,16 @@ def _common(comparison: Comparison) -> Need:
     if common is None or (common_run(comparison.folder) / "model").is_dir():
         return Need()
     rows = stated(comparison.expected, "common", "tokens") or _rows_tokens(comparison)
-    return Need(trained=_budgeted(common.budget.kind, common.budget.amount, common.settings, rows))
+    devices = forecasts.devices(comparison.expected)
+    return Need(trained=_budgeted(common.budget.kind, common.budget.amount, common.settings, rows, devices))
 
 
 def _pretraining(comparison: Comparison, jobs: Sequence[Job]) -> Need:
     budget = comparison.budget
     if budget.kind == "flops":
         return sum((_worth(comparison, job) for job in jobs), Need())
-    tokens = _budgeted(budget.kind, budget.amount, comparison.pretrain, _rows_tokens(comparison))
+    devices, rows = forecasts.devices(comparison.expected), _rows_tokens(comparison)
+    tokens = _budgeted(budget.kind, budget.amount, comparison.pretrain, rows, devices)
     return Need(trained=tokens).times(len(jobs))
 
 
@@ -134,7 +145,9 @@ def _rows_tokens(comparison: Comparison) -> float | None:
     )
 
 
-def _budgeted(kind: str, amount: float, settings: dict[str, object], rows: float | None) -> float | None:
+def _budgeted(
+    kind: str, amount: float, settings: dict[str, object], rows: float | None, devices: float
+) -> float | None:
     """Tokens of one run, at most; minutes and FLOPs do not say how many. `rows` are those of one pass."""
     if kind == "tokens":
         return amount
@@ -147,7 +160,7 @@ def _budgeted(kind: str, amount: float, settings: dict[str, object], rows: float
     length = int(str(settings.get("max_seq_length", default.max_seq_length)))
     accumulated = int(str(settings.get("gradient_accumulation_steps", 1)))
     budget = settings.get("tokens_per_batch")
-    return amount * accumulated * (int(str(budget)) if budget else batch * length)
+    return amount * devices * accumulated * (int(str(budget)) if budget else batch * length)
 
 
 def _finetuning(comparison: Comparison, job: Job) -> Need:
@@ -168,10 +181,13 @@ def _finetuning(comparison: Comparison, job: Job) -> Need:
     return forecasts.finetuning(config, queries, passages, forecasts.devices(comparison.expected))
 
 
-def _testing(comparison: Comparison) -> Need:
-    """Of one arm."""
+def _testing(comparison: Comparison, job: Job, finished: Finished) -> Need:
+    """What is left to encode."""
+    if not job.arm.trains:
+        return Need()
     length = int((comparison.finetune or {}).get("passage_max_len", 0)) or PretrainConfig().max_seq_length
-    found = [forecasts.product(_passages(comparison, test), length) for test in comparison.tests]
+    left = [test for test in comparison.tests if f"test {test.name}" not in finished.results]
+    found = [forecasts.product(_passages(comparison, test), length) for test in left]
     return Need(encoded=None if None in found else sum(tokens for tokens in found if tokens is not None))
 
 

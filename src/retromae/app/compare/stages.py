@@ -80,12 +80,14 @@ class Stages:
                 data, folder = {"rows": self.ground.rows.fingerprint}, job.folder / outline.name
             elif outline.name == "finetuned":
                 config = self.tuning(job)
-                data = {"pairs": _pairs(config.pairs, config.split, config.cache)}
+                data = {"pairs": pairs_content(config.pairs, config.split, config.cache)}
+                if self.ground.published is not None:
+                    data["published negatives"] = self.ground.published
                 folder = job.folder / outline.name
             else:
                 test = tests[outline.name]
                 assert test.split is not None  # completed
-                data, folder = {"set": _content(test.beir, test.split)}, test_folder(job, test)
+                data, folder = {"set": set_content(test.beir, test.split)}, test_folder(job, test)
             inputs = {**data, outline.origin: models[outline.after], **outline.settings}
             models[outline.name] = fingerprint(inputs)
             found.append(Stage(outline.name, inputs, folder))
@@ -123,11 +125,8 @@ def _finetuning(comparison: Comparison, job: Job) -> dict[str, Any]:
     mined = comparison.negatives
     config = _tuning(comparison, job, "mined" if mined else None)
     settings = {name: value for name, value in asdict(config).items() if name not in _FREE_TUNING}
-    if mined is None:
-        return settings
-    file = comparison.published_negatives
-    source = None if file is None else Path(file).name
-    return {**settings, "negatives": {**vars(mined), "file": source}}  # wherever these lie
+    # By how they are mined, not by where they lie.
+    return settings if mined is None else {**settings, "negatives": vars(mined)}
 
 
 def _testing(comparison: Comparison, test: EvalSet) -> dict[str, Any]:
@@ -137,12 +136,12 @@ def _testing(comparison: Comparison, test: EvalSet) -> dict[str, Any]:
 
 
 @cache
-def _pairs(source: str, split: str, cache_folder: str | None) -> str:
+def pairs_content(source: str, split: str, cache_folder: str | None) -> str:
     return Pairs.open(source, split, cache=cache_folder).fingerprint
 
 
 @cache
-def _content(folder: str, split: str) -> str:
+def set_content(folder: str, split: str) -> str:
     """What tells whether a set changed, on whichever machine it lies."""
     files = [Path(folder) / name for name, *_ in MeasuredSet("", folder, "in_domain", split).stamp()]
     digests = [[file.relative_to(folder).as_posix(), file_sha256(file)] for file in files]

@@ -48,7 +48,7 @@ def command(
         from retromae.app.pipeline_plan import expected_of, plan_lines
 
         speeds = Speeds.read(tokens_per_second, encoded_per_second)
-        for line in plan_lines(pipeline, expected_of(values, pipeline, recipe), speeds):
+        for line in plan_lines(pipeline, expected_of(values, recipe), speeds):
             _say(line)
         return
     distributed.start()
