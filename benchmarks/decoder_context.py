@@ -58,13 +58,9 @@ def run(work: Path, share: float, steps: int, seed: int) -> list[dict[str, Any]]
     """The measurements of a run."""
     folder = work / f"share-{share:g}"
     settings = {
-        **{"objective": "retromae", "rows": str(rows(work, seed)), "output_dir": str(folder), **MODEL},
-        **{
-            "decoder_mlm_probability": share,
-            "max_steps": steps,
-            "eval_steps": max(1, steps // 5),
-            "seed": seed,
-        },
+        **MODEL,
+        **{"objective": "retromae", "rows": str(rows(work, seed)), "output_dir": str(folder), "seed": seed},
+        **{"decoder_mlm_probability": share, "max_steps": steps, "eval_steps": max(1, steps // 5)},
         **{
             "max_seq_length": 32,
             "per_device_train_batch_size": 32,

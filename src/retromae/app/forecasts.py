@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from retromae.core.distributed import world_size
 from retromae.core.errors import UserError
 from retromae.retrieval.opening import model_folder
 from retromae.text.layouts import corpus_reader, files_of, read_qrels
@@ -253,4 +253,4 @@ def finetuning(
 
 def devices(expected: Mapping[str, Any]) -> float:
     """How many share the work: as this group of processes, or as a recipe says it is run."""
-    return stated(expected, "devices") or float(os.environ.get("WORLD_SIZE", "1"))
+    return stated(expected, "devices") or float(world_size())

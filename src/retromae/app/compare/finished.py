@@ -96,7 +96,7 @@ class Inspection:
             config = self.comparison.finetuning(job.arm, seed=job.seed)
             if Path(config.pairs).exists():
                 found["pairs"] = pairs_content(config.pairs, config.split, config.cache)
-        test = next((test for test in self.comparison.tests if outline.name == f"test {test.name}"), None)
+        test = outline.test
         if test is not None and test.split is not None and Path(test.beir).is_dir():
             found["set"] = set_content(test.beir, test.split)
         return found

@@ -33,6 +33,7 @@ class Outline:
     name: str
     after: str | None  # the stage whose model it goes on from; None: the start
     settings: dict[str, Any]
+    test: EvalSet | None = None  # if it is one
 
     @property
     def origin(self) -> str:
@@ -60,7 +61,8 @@ def outlines(comparison: Comparison, job: Job) -> list[Outline]:
         found.append(Outline("finetuned", last["pretrained"], _finetuning(comparison, job)))
         last["finetuned"] = "finetuned"
     return found + [
-        Outline(f"test {test.name}", last[test.of], _testing(comparison, test)) for test in comparison.tests
+        Outline(f"test {test.name}", last[test.of], _testing(comparison, test), test)
+        for test in comparison.tests
     ]
 
 
@@ -73,9 +75,9 @@ class Stages:
     def of(self, job: Job) -> list[Stage]:
         """In order; each one's inputs hold those of the one that it builds on."""
         models: dict[str | None, str] = {None: self.start(job).fingerprint if job.arm.trains else BM25}
-        tests = {f"test {test.name}": test for test in self.comparison.tests}
         found = []
         for outline in outlines(self.comparison, job):
+            test = outline.test
             if outline.name == "pretrained":
                 data, folder = {"rows": self.ground.rows.fingerprint}, job.folder / outline.name
             elif outline.name == "finetuned":
@@ -85,8 +87,7 @@ class Stages:
                     data["published negatives"] = self.ground.published
                 folder = job.folder / outline.name
             else:
-                test = tests[outline.name]
-                assert test.split is not None  # completed
+                assert test is not None and test.split is not None  # completed
                 data, folder = {"set": set_content(test.beir, test.split)}, test_folder(job, test)
             inputs = {**data, outline.origin: models[outline.after], **outline.settings}
             models[outline.name] = fingerprint(inputs)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from retromae.app.forecasts import EncodedPerSecond, Speeds, TokensPerSecond
 from retromae.core.config import read_recipe
 from retromae.core.distributed import writes
 from retromae.core.errors import UserError
+
+if TYPE_CHECKING:
+    from retromae.app.compare.settings import Comparison
 
 
 def command(
@@ -64,21 +67,13 @@ def command(
     from retromae.app.compare.compare import Share, compare
     from retromae.app.compare.jobs import jobs_of, part_of
     from retromae.app.compare.plan import plan_lines
-    from retromae.app.compare.reading import put, read_comparison
 
     speeds = {"--tokens_per_second": tokens_per_second, "--encoded_per_second": encoded_per_second}
     _refuse(not plan, speeds, "is of --plan; give that too, or leave it out")
     work = {"--report": report, "--report_only": report_only, "--restart": restart}
     _refuse(plan, work, "means nothing beside --plan, which does and writes nothing; leave one of them out")
-    values = read_recipe(find_recipe(recipe))
-    chosen = [name.strip() for name in objectives.split(",") if name.strip()] if objectives else None
-    if chosen and values.get("reference") not in chosen:
-        values.pop("reference", None)  # the recipe's takes no part
-    for item in set or []:
-        put(values, item, recipe)
     given = {"seeds": seeds, "budget": budget, "output_dir": output_dir, "reference": reference}
-    values |= {name: value for name, value in given.items() if value is not None}
-    comparison = read_comparison(values, recipe, objectives=chosen)
+    comparison = _read(recipe, objectives, set or [], given)
     if plan:
         jobs = part_of(jobs_of(comparison), part, only or [])
         for line in plan_lines(comparison, jobs, Speeds.read(tokens_per_second, encoded_per_second)):
@@ -88,6 +83,22 @@ def command(
     signal = compare(comparison, share, _say, console, report or [])
     if signal:
         raise typer.Exit(128 + signal)
+
+
+def _read(
+    recipe: str, objectives: str | None, changes: Sequence[str], given: Mapping[str, Any]
+) -> Comparison:
+    """The recipe's, with --objectives, --set and the other flags over it."""
+    from retromae.app.compare.reading import put, read_comparison
+
+    values = read_recipe(find_recipe(recipe))
+    chosen = [name.strip() for name in objectives.split(",") if name.strip()] if objectives else None
+    if chosen and values.get("reference") not in chosen:
+        values.pop("reference", None)  # the recipe's takes no part
+    for item in changes:
+        put(values, item, recipe)
+    values |= {name: value for name, value in given.items() if value is not None}
+    return read_comparison(values, recipe, objectives=chosen)
 
 
 def _refuse(when: bool, flags: Mapping[str, Any], why: str) -> None:
